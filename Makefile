@@ -1,0 +1,35 @@
+# Every target makes the environment it needs, from pyproject.toml, and again only when that file changed.
+.DEFAULT_GOAL := help
+.PHONY: help train evaluate test data clean
+
+PYTHON ?= python3
+DATASET ?= mnist
+ARGS ?=
+
+.venv/%: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --group $*
+	@touch $@
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@echo 'DATASET=fashion-mnist for clothes; ARGS="--epochs 20" for any flag of train.py (ARGS=--help lists them)'
+
+train: .venv/train data  ## train on DATASET, keep the weights, print the test accuracy
+	@.venv/bin/python train.py --dataset $(DATASET) $(ARGS)
+
+evaluate: .venv/train data  ## score saved weights on the test pictures
+	@.venv/bin/python train.py --dataset $(DATASET) --evaluate $(ARGS)
+
+data:  ## fetch and verify the pictures of DATASET; FROM=folder takes them from there
+	@$(PYTHON) -m data.fetch --dataset $(DATASET) $(if $(FROM),--from '$(FROM)')
+
+test: .venv/test  ## check types and run the tests
+	.venv/bin/mypy
+	.venv/bin/pytest
+
+clean:  ## remove the environment and caches; pictures and weights stay
+	rm -rf .venv .pytest_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Everything about the pictures: fetching, verifying and loading them."""
