@@ -1,0 +1,238 @@
+"""The command: pictures -> gradient_descent -> weights, and a score on the test pictures."""
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+import nn
+from data.load import CLASSES, load, scale_pixels
+
+Pictures: TypeAlias = tuple[npt.NDArray[np.uint8], nn.Labels]  # (N, 784) 0..255 and (N,)
+
+SCHEDULES: dict[str, Callable[[float, int, int], float]] = {  # peak rate, step from 1, steps in all -> rate
+    "constant": lambda peak, step, steps: peak,
+    "cosine": lambda peak, step, steps: peak * 0.5 * (1 + math.cos(math.pi * (step - 1) / steps)),  # Loshchilov 2017
+}
+HELD_OUT = 10_000  # the last training pictures, which --hold-out keeps for measuring
+FREE = ("weights", "resume", "evaluate", "min_accuracy")  # flags that do not bear on the parameters
+
+
+class Settings(argparse.Namespace):
+    """The flags of parse_settings, typed."""
+
+    dataset: str
+    layers: list[int]
+    activation: str
+    init: str
+    loss: str
+    optimizer: str
+    learning_rate: float
+    schedule: str
+    batch_size: int
+    epochs: int
+    pictures: int
+    seed: int
+    hold_out: bool
+    weights: Path
+    resume: bool
+    evaluate: bool
+    min_accuracy: float
+
+
+def parse_settings(arguments: Sequence[str] | None) -> Settings:
+    """The settings of a run; their defaults were chosen on held-out training pictures, for about ten seconds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    add("--dataset", choices=CLASSES, default="mnist", help="digits or clothes")
+    add("--layers", type=int, nargs="+", default=[784, 256, 128, 10], metavar="UNITS", help="pixels, hidden, classes")
+    add("--activation", choices=nn.ACTIVATIONS, default="relu", help="of every hidden layer")
+    add("--init", choices=nn.INITS, default="by activation", help="the distribution that weights are drawn from")
+    add("--loss", choices=nn.LOSSES, default="cross_entropy", help="on softmax, or on the activation's own function")
+    add("--optimizer", choices=nn.OPTIMIZERS, default="adam", help="what makes a step of the gradients")
+    add("--learning-rate", type=positive, default=0.002, metavar="RATE", help="of a step, at its highest")
+    add("--schedule", choices=SCHEDULES, default="cosine", help="how the learning rate goes from step to step")
+    add("--batch-size", type=count, default=128, metavar="N", help="pictures a step; 1 is each alone, 0 all at once")
+    add("--epochs", type=count, default=10, metavar="N", help="passes over the training pictures")
+    add("--pictures", type=count, default=0, metavar="N", help="train on the first N alone; 0 is all of them")
+    add("--seed", type=count, default=0, metavar="N", help="of the weights and of the pictures' order")
+    add("--hold-out", action="store_true", help=f"measure on the last {HELD_OUT} training pictures, not on the test's")
+    add("--weights", type=Path, metavar="FILE", help="where they are kept; weights/DATASET.pkl if not given")
+    add("--resume", action="store_true", help="go on from the last epoch of a run that was stopped")
+    add("--evaluate", action="store_true", help="score the weights as they are, without training")
+    add("--min-accuracy", type=positive, default=0.0, metavar="SHARE", help="exit with status 1 below it, in 0..1")
+    settings = parser.parse_args(arguments, namespace=Settings())
+    settings.weights = settings.weights or Path("weights") / f"{settings.dataset}.pkl"
+    if settings.init == "by activation":
+        settings.init = nn.ACTIVATIONS[settings.activation].init
+    return settings
+
+
+def count(text: str) -> int:
+    """A flag's value: an integer of 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number, 0 or more, got {text!r}")
+    return int(text)
+
+
+def positive(text: str) -> float:
+    """A flag's value: a number above 0."""
+    if not 0 < float(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text!r}")
+    return float(text)
+
+
+def shaping(settings: Settings) -> dict[str, object]:
+    """The settings on which the trained parameters depend."""
+    return {name: value for name, value in vars(settings).items() if name not in FREE}
+
+
+def read_pictures(settings: Settings) -> tuple[Pictures, Pictures]:
+    """The pictures to train on, and those to score on, each with its labels."""
+    X, Y = load(settings.dataset, "train")
+    if settings.hold_out:
+        scored, X, Y = (X[-HELD_OUT:], Y[-HELD_OUT:]), X[:-HELD_OUT], Y[:-HELD_OUT]
+    else:
+        scored = load(settings.dataset, "test")
+    n = settings.pictures or len(X)
+    if n > len(X):
+        raise ValueError(f"--pictures {n} is more than the {len(X)} there are")
+    return (X[:n], Y[:n]), scored
+
+
+def checkpoint_of(settings: Settings) -> Path:
+    """Where the state of an unfinished run is kept: beside its weights."""
+    return settings.weights.with_suffix(".checkpoint.pkl")
+
+
+def functions_of(about: Mapping[str, object]) -> tuple[nn.Activation, nn.Loss]:
+    """The activation and the loss that settings or weights name. ValueError for unknown ones."""
+    activation, loss = str(about.get("activation")), str(about.get("loss"))
+    if activation not in nn.ACTIVATIONS or loss not in nn.LOSSES:
+        raise ValueError(f"the weights need activation {activation} and loss {loss}, which are not known here")
+    return nn.ACTIVATIONS[activation], nn.LOSSES[loss](nn.ACTIVATIONS[activation])
+
+
+def count_errors(params: nn.Params, about: Mapping[str, object], pictures: Pictures) -> int:
+    """How many pictures are misread; they are taken a thousand at a time, to spare memory."""
+    X, Y = pictures
+    batches = ((scale_pixels(X[i : i + 1000]), Y[i : i + 1000]) for i in range(0, len(X), 1000))
+    return sum(int(np.sum(nn.make_predictions(params, x, *functions_of(about)) != y)) for x, y in batches)
+
+
+def outline(tree: object) -> object:
+    """The form of a state: keys, dtypes, shapes and types without the values."""
+    if isinstance(tree, dict):
+        return {k: outline(v) for k, v in tree.items()}
+    return (tree.dtype, tree.shape) if isinstance(tree, np.ndarray) else type(tree)
+
+
+def start(settings: Settings) -> tuple[nn.State, float]:
+    """The state to train from and the seconds spent on it: fresh, or the checkpoint's if it is of a run like this."""
+    optimizer, rng = nn.OPTIMIZERS[settings.optimizer], np.random.default_rng(settings.seed)
+    fresh = nn.init_state(nn.init_params(settings.layers, nn.INITS[settings.init], rng), optimizer, rng)
+    if not settings.resume:
+        return fresh, 0.0
+    path = checkpoint_of(settings)
+    if not path.exists():
+        raise ValueError(f"there is nothing to resume: {path} does not exist; start without --resume")
+    params, about = nn.load_params(path)
+    for name, value in shaping(settings).items():
+        if about.get(name) != value:
+            raise ValueError(f"{path} is of a run with {name} {about.get(name)}, not {value}; resume with the same flags")
+    rest, seconds = about.get("state"), about.get("seconds")
+    state = {"params": params, **rest} if isinstance(rest, dict) else {}
+    if outline(state) != outline(fresh) or not isinstance(seconds, float):
+        raise ValueError(f"{path} does not hold the state of such a run; start without --resume")
+    return cast(nn.State, state), seconds
+
+
+def run(settings: Settings, state: nn.State, X: npt.NDArray[np.uint8], Y: nn.Labels) -> Iterator[nn.State]:
+    """The fold with the settings' functions, and movement within an epoch that takes long."""
+    batch_size = settings.batch_size or len(X)
+    steps = math.ceil(len(X) / batch_size)  # in an epoch
+
+    def learning_rate(step: int) -> float:
+        return SCHEDULES[settings.schedule](settings.learning_rate, step, steps * settings.epochs)
+
+    def watch(step: int, loss: float) -> None:
+        if not math.isfinite(loss):
+            epoch, rate = (step - 1) // steps + 1, settings.learning_rate
+            raise ArithmeticError(f"the loss is {loss} at step {step} (epoch {epoch}); try --learning-rate {rate / 10:g}")
+        bar.update()
+
+    with tqdm(total=steps, unit="step", delay=1, leave=False, disable=None) as bar:
+        for state in nn.gradient_descent(
+            state, X, Y, *functions_of(vars(settings)), nn.OPTIMIZERS[settings.optimizer], learning_rate,
+            batch_size, settings.epochs, lambda batch, rng: scale_pixels(batch), watch,
+        ):
+            bar.reset()
+            yield state
+
+
+def train(settings: Settings) -> int:
+    """Trains, with a line and a checkpoint each epoch, and keeps the weights. Returns the exit status of report."""
+    trained, scored = read_pictures(settings)
+    about = shaping(settings) | {"classes": list(CLASSES[settings.dataset])}
+    state, seconds = start(settings)
+    settings.weights.parent.mkdir(parents=True, exist_ok=True)  # an impossible folder is found before the work
+    started = time.perf_counter() - seconds
+    for state in run(settings, state, *trained):
+        seconds = time.perf_counter() - started
+        rest = {k: v for k, v in state.items() if k != "params"}
+        nn.save_params(checkpoint_of(settings), state["params"], about | {"state": rest, "seconds": seconds})
+        left = seconds / state["epoch"] * (settings.epochs - state["epoch"])
+        held_out = f"  held-out {1 - count_errors(state['params'], about, scored) / HELD_OUT:.2%}" * settings.hold_out
+        tqdm.write(f"epoch {state['epoch']:3}/{settings.epochs}  loss {state['loss']:.4f}{held_out}"
+                   f"  {seconds:6.1f} s  {left:5.0f} s left")
+    errors = count_errors(state["params"], about, scored)
+    nn.save_params(settings.weights, state["params"], about | {"accuracy": 1 - errors / len(scored[1])})
+    return report(settings, errors, len(scored[1]), seconds)
+
+
+def evaluate(settings: Settings) -> int:
+    """Scores the weights as they are. Returns the exit status of report."""
+    params, about = nn.load_params(settings.weights)
+    if about.get("dataset") != settings.dataset:
+        raise ValueError(f"{settings.weights} reads {about.get('dataset')}, not {settings.dataset}; name its --dataset")
+    scored, started = read_pictures(settings)[1], time.perf_counter()
+    errors = count_errors(params, about, scored)
+    return report(settings, errors, len(scored[1]), time.perf_counter() - started)
+
+
+def report(settings: Settings, errors: int, pictures: int, seconds: float) -> int:
+    """Prints the result. Returns 1 where it is below --min-accuracy, else 0."""
+    accuracy = 1 - errors / pictures
+    which = "held-out" if settings.hold_out else "test"
+    print(f"{which} accuracy {accuracy:.2%} ({errors} errors in {pictures}), {seconds:.1f} s")
+    if accuracy < settings.min_accuracy:
+        print(f"train.py: that is below --min-accuracy {settings.min_accuracy}", file=sys.stderr)
+    return int(accuracy < settings.min_accuracy)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command. Returns its exit status: 0, 1 for an error or too low an accuracy, 130 for Ctrl-C."""
+    settings = parse_settings(arguments)
+    try:
+        return evaluate(settings) if settings.evaluate else train(settings)
+    except OSError as error:
+        where = f"{error.filename}: {error.strerror}; check that folder, or name another with --weights"
+        print(f"train.py: {where if error.filename else error}", file=sys.stderr)
+        return 1
+    except (ValueError, ArithmeticError) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("train.py: stopped; the same command with --resume goes on from the last whole epoch", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
