@@ -1,10 +1,9 @@
 # Every target makes the environment it needs, from pyproject.toml, and again only when that file changed.
 .DEFAULT_GOAL := help
-.PHONY: help train evaluate test data clean
+.PHONY: help train evaluate data test reproduce mutants clean
 
 PYTHON ?= python3
 DATASET ?= mnist
-ARGS ?=
 
 .venv/%: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
@@ -26,9 +25,17 @@ evaluate: .venv/train data  ## score saved weights on the test pictures
 data:  ## fetch and verify the pictures of DATASET; FROM=folder takes them from there
 	@$(PYTHON) -m data.fetch --dataset $(DATASET) $(if $(FROM),--from '$(FROM)')
 
-test: .venv/test  ## check types and run the tests
+test: .venv/test $(if $(ROOM),.venv/$(ROOM))  ## check types and run the tests of the core, or of ROOM=bench
 	.venv/bin/mypy
-	.venv/bin/pytest
+	.venv/bin/pytest $(ROOM)
+
+reproduce: .venv/bench  ## train the five published networks and print what they reach
+	@$(MAKE) --no-print-directory data DATASET=mnist
+	@$(MAKE) --no-print-directory data DATASET=fashion-mnist
+	@.venv/bin/python -m bench.reproduce
+
+mutants: .venv/test  ## break nn.py in one place at a time and see that the tests notice
+	@.venv/bin/python -m bench.mutants
 
 clean:  ## remove the environment and caches; pictures and weights stay
 	rm -rf .venv .pytest_cache .mypy_cache .hypothesis
