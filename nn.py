@@ -155,10 +155,11 @@ def backward_propagation(params: Params, cache: Params, Y: Labels, activation: A
     dZ = loss.gradient(cache[f"A{L}"], Y)
     for l in range(L, 0, -1):
         A = cache[f"A{l - 1}"]
-        grads[f"W{l}"] = A.T @ dZ
+        grads[f"W{l}"] = np.dot(A.T, dZ)  # A.T @ dZ is slow where N is 1
         grads[f"b{l}"] = dZ.sum(axis=0)
         if l > 1:  # the gradient of the pictures themselves is of no use
-            dZ = (dZ @ params[f"W{l}"].T) * activation.derivative(A)
+            dZ = dZ @ params[f"W{l}"].T
+            dZ *= activation.derivative(A)
     return grads
 
 
@@ -198,10 +199,18 @@ def adam(grads: Params, moments: Moments, step: int) -> tuple[Params, Moments]:
     is the direction.
     """
     beta1, beta2, eps = 0.9, 0.999, 1e-8
-    m: Params = {k: beta1 * moments["m"][k] + (1 - beta1) * g for k, g in grads.items()}
-    v: Params = {k: beta2 * moments["v"][k] + (1 - beta2) * g * g for k, g in grads.items()}
-    unbias_m, unbias_v = 1 / (1 - beta1**step), 1 / (1 - beta2**step)
-    return {k: unbias_m * m[k] / (np.sqrt(unbias_v * v[k]) + eps) for k in grads}, {"m": m, "v": v}
+    m, v, direction = (dict[str, Array]() for _ in range(3))
+    for k, g in grads.items():  # what was just made is changed in place: half the memory to go through
+        m[k] = beta1 * moments["m"][k]
+        m[k] += (1 - beta1) * g
+        v[k] = beta2 * moments["v"][k]
+        v[k] += (1 - beta2) * g * g
+        root = np.sqrt(v[k])
+        root *= 1 / math.sqrt(1 - beta2**step)
+        root += eps
+        direction[k] = m[k] / root
+        direction[k] *= 1 / (1 - beta1**step)
+    return direction, {"m": m, "v": v}
 
 
 OPTIMIZERS = {
@@ -220,7 +229,8 @@ def update_params(params: Params, direction: Params, learning_rate: float) -> Pa
     if ours != theirs:
         k = next(k for k in ours | theirs if ours.get(k) != theirs.get(k))
         raise ValueError(f"{k}: the parameter is {ours.get(k)}, its gradient {theirs.get(k)}")
-    return {k: params[k] - learning_rate * direction[k] for k in params}
+    rate = float(learning_rate)  # a NumPy float64 would make float64 of float32 parameters
+    return {k: params[k] - rate * direction[k] for k in params}
 
 
 class State(TypedDict):
@@ -290,26 +300,30 @@ def gradient_descent(
 MAX_BYTES = 500_000_000
 PLAIN_OPCODES = set(
     "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT SHORT_BINUNICODE BINUNICODE "
-    "SHORT_BINBYTES BINBYTES EMPTY_LIST APPEND APPENDS EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT SETITEM SETITEMS"
+    "SHORT_BINBYTES BINBYTES EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS"
     .split()
 )
 
 
 def pack(tree: object) -> object:
-    """A tree of dicts with every array in it as the tuple (dtype, shape, bytes)."""
+    """A tree of dicts with every array in it as a dict of dtype, shape and bytes. ValueError for NaN or infinity."""
     if isinstance(tree, np.ndarray):
-        return tree.dtype.str, tree.shape, tree.tobytes()
+        if not np.isfinite(tree).all():
+            raise ValueError("NaN or infinity among the numbers")
+        return {"dtype": tree.dtype.str, "shape": list(tree.shape), "bytes": tree.tobytes()}
     return {k: pack(v) for k, v in tree.items()} if isinstance(tree, dict) else tree
 
 
 def unpack(tree: object) -> object:
-    """The inverse of pack. KeyError, TypeError or ValueError for a tuple that is not an array of finite floats."""
-    if isinstance(tree, tuple):
-        dtype, shape, data = tree
-        A = np.frombuffer(data, {"<f4": np.float32, "<f8": np.float64}[dtype]).reshape(shape).copy()
+    """The inverse of pack. KeyError, TypeError or ValueError for an array that is not of finite floats."""
+    if isinstance(tree, dict) and tree.keys() == {"dtype", "shape", "bytes"}:
+        dtype = {"<f4": np.float32, "<f8": np.float64}[tree["dtype"]]
+        A = np.frombuffer(tree["bytes"], dtype).reshape(tree["shape"]).copy()
         if not np.isfinite(A).all():
             raise ValueError("NaN or infinity among the numbers")
         return A
+    if isinstance(tree, list):
+        return [unpack(v) for v in tree]
     return {k: unpack(v) for k, v in tree.items()} if isinstance(tree, dict) else tree
 
 
