@@ -1,0 +1,131 @@
+"""Trains the five published networks through train.py, prints them as a table, and draws the curves of the second."""
+
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib import pyplot
+
+import nn
+from data.load import load, scale_pixels
+
+ROOT = Path(__file__).resolve().parent.parent
+SEEDS = (0, 1, 2)
+
+
+class Network(NamedTuple):
+    """A published network, what its author says it reaches, and what this reproduction does otherwise and why."""
+
+    system: str
+    flags: str  # of train.py
+    says: str
+    claim: float  # test accuracy that the mean of the seeds must reach, in [0, 1]
+    differs: str
+
+
+NETWORKS = (
+    Network(
+        "Image Recognition Neural Network",
+        "--dataset fashion-mnist --layers 784 128 128 10 --init small --optimizer adam --learning-rate 0.002 "
+        "--schedule cosine --batch-size 128 --epochs 20",
+        "no figure", 0.88,
+        "rate, batch and length are not published; these were chosen on held-out pictures",
+    ),
+    Network(
+        "Mikulej/nn-from-scratch",
+        "--layers 784 10 10 --init uniform --optimizer sgd --learning-rate 0.96 --schedule constant --batch-size 32 "
+        "--pictures 3200 --epochs 1",
+        "plots", 0.0,
+        "100 different batches, not the same 32 pictures; 0.03 on gradients summed over 32 is 0.96 on their mean",
+    ),
+    Network(
+        "Mgasa Lucas, Part 3",
+        "--layers 784 128 64 32 10 --optimizer sgd --learning-rate 0.1 --schedule constant --batch-size 64 --epochs 10",
+        "97.10 % test", 0.9710,
+        "start, rate, batch and length are not published",
+    ),
+    Network(
+        "markmusic27/digit-recognition-neural-network",
+        "--layers 784 16 16 10 --activation sigmoid --init lecun --loss mean_squared_error --optimizer sgd "
+        "--learning-rate 0.1 --schedule constant --batch-size 1 --epochs 10",
+        "about 90 % test", 0.93,
+        "nothing",
+    ),
+    Network(
+        "ankannn10/Building-Neural-Network",
+        "--layers 784 10 10 --init lecun --optimizer sgd --learning-rate 0.3 --schedule constant --batch-size 0 "
+        "--epochs 500",
+        "92.000 % train", 0.92,
+        "its gradient carries a factor 2, so its rate 0.15 is 0.3 here; biases start at 0",
+    ),
+    Network(
+        "the same with Adam",
+        "--layers 784 10 10 --init lecun --optimizer adam --learning-rate 0.01 --schedule constant --batch-size 0 "
+        "--epochs 500",
+        "", 0.925,
+        "the optimiser: what 500 steps of this network can reach",
+    ),
+)
+
+
+def train(network: Network, seed: int) -> tuple[float, float]:
+    """The test accuracy in [0, 1] and the seconds that train.py prints for a network."""
+    with tempfile.TemporaryDirectory() as folder:
+        flags = [*network.flags.split(), "--seed", str(seed), "--weights", f"{folder}/weights.pkl"]
+        output = subprocess.run(
+            [sys.executable, "train.py", *flags], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
+    errors, pictures, seconds = re.findall(r"\((\d+) errors in (\d+)\), ([\d.]+) s", output)[-1]
+    return 1 - int(errors) / int(pictures), float(seconds)
+
+
+def draw_curves(path: Path) -> None:
+    """Mikulej's plots: loss and test accuracy after each of the 100 batches, each an epoch of one step to the fold."""
+    (X, Y), (X_test, Y_test), rng = load("mnist", "train"), load("mnist", "test"), np.random.default_rng(SEEDS[0])
+    activation, optimizer = nn.ACTIVATIONS["relu"], nn.OPTIMIZERS["sgd"]
+    loss = nn.LOSSES["cross_entropy"](activation)
+    state = nn.init_state(nn.init_params([784, 10, 10], nn.INITS["uniform"], rng), optimizer, rng)
+    losses, accuracies = [], []
+    for i in range(0, 3200, 32):
+        batch = scale_pixels(X[i : i + 32])
+        (state,) = nn.gradient_descent(
+            state, batch, Y[i : i + 32], activation, loss, optimizer, lambda step: 0.96, 32, state["epoch"] + 1,
+            lambda batch, rng: batch,
+        )
+        losses.append(state["loss"])
+        predictions = nn.make_predictions(state["params"], scale_pixels(X_test), activation, loss)
+        accuracies.append(nn.get_accuracy(predictions, Y_test))
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    left.plot(range(1, 101), losses)
+    left.set(xlabel="batch of 32", ylabel="loss of the batch", ylim=(0, None))
+    right.plot(range(1, 101), accuracies)
+    right.set(xlabel="batch of 32", ylabel="test accuracy", ylim=(0, 1))
+    figure.savefig(path, dpi=80)
+
+
+def main() -> int:
+    """Prints the table. Returns 1 where a network stays below its claim, else 0."""
+    print("| system | settings | says | reaches here, test | seconds | differs |")
+    print("|---|---|---|---|---|---|", flush=True)
+    missed = []
+    for network in NETWORKS:
+        accuracies, seconds = zip(*(train(network, seed) for seed in SEEDS))
+        mean, deviation = statistics.mean(accuracies), statistics.stdev(accuracies)
+        print(f"| {network.system} | `{network.flags}` | {network.says} | {mean:.2%} ± {100 * deviation:.2f} "
+              f"| {statistics.median(seconds):.1f} | {network.differs} |", flush=True)
+        if mean < network.claim:
+            missed.append(network.system)
+    draw_curves(ROOT / "bench" / "curves.png")
+    print(f"Means and standard deviations of seeds {SEEDS}. The second network's curves are in bench/curves.png.")
+    for system in missed:
+        print(f"{system} stays below what it should reach", file=sys.stderr)
+    return int(bool(missed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""Tests of the reproduction that train nothing large."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import train
+from bench import reproduce
+
+
+@pytest.mark.parametrize("network", reproduce.NETWORKS, ids=lambda network: network.system)
+def test_train_takes_the_flags_of_every_network(network: reproduce.Network) -> None:
+    settings = train.parse_settings(network.flags.split())
+    assert settings.layers[0] == 784 and settings.layers[-1] == 10
+
+
+def test_curves_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (3200, 784), np.uint8), rng.integers(0, 10, 3200)
+    monkeypatch.setattr(reproduce, "load", lambda dataset, split: pictures)
+    reproduce.draw_curves(tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_network_below_its_claim_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(reproduce, "train", lambda network, seed: (0.93 + seed / 1000, 1.0))
+    monkeypatch.setattr(reproduce, "draw_curves", lambda path: None)
+    assert reproduce.main() == 1
+    out, err = capsys.readouterr()
+    assert out.count("93.10% ± 0.10") == len(reproduce.NETWORKS)
+    assert err == "Mgasa Lucas, Part 3 stays below what it should reach\n"
