@@ -1,6 +1,6 @@
 # Every target makes the environment it needs, from pyproject.toml, and again only when that file changed.
 .DEFAULT_GOAL := help
-.PHONY: help train evaluate data test reproduce mutants clean
+.PHONY: help train evaluate data test reproduce bench mutants clean
 
 PYTHON ?= python3
 DATASET ?= mnist
@@ -33,6 +33,9 @@ reproduce: .venv/bench  ## train the five published networks and print what they
 	@$(MAKE) --no-print-directory data DATASET=mnist
 	@$(MAKE) --no-print-directory data DATASET=fashion-mnist
 	@.venv/bin/python -m bench.reproduce
+
+bench: .venv/frameworks data  ## time training side by side with PyTorch, JAX and scikit-learn
+	@.venv/bin/python -m bench.compare
 
 mutants: .venv/test  ## break nn.py in one place at a time and see that the tests notice
 	@.venv/bin/python -m bench.mutants

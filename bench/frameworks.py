@@ -1,0 +1,302 @@
+"""One worker a framework: the same network on the same pictures, as fast as the framework's users can train on a CPU.
+
+`python -m bench.frameworks NAME WORK FOLDER`, with a Work as a JSON list and the folder that holds MNIST, writes an
+empty answer when it is ready to train, and then a line of JSON for each line that it reads.
+
+All start from the same weights, and draw a new order of the pictures each epoch: the same one, but for scikit-learn.
+Ours and JAX hold grey levels in uint8 and scale each batch; PyTorch and scikit-learn hold float32, scaled before the
+clock starts: each has what served it best. On the full batch the others need not reorder anything; ours does.
+"""
+
+import functools
+import json
+import math
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+import nn
+from data.load import load, scale_pixels
+from train import keep_freed_memory
+
+SEED = 0  # of the weights, the same in every framework, and of the pictures' order
+CHUNK = 10_000  # pictures scored at a time
+REPEATING = 0.2  # seconds for which a prediction is repeated, to answer with the median
+MEGABYTE = 2**20 if sys.platform == "darwin" else 2**10  # in the unit of ru_maxrss
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]  # (N, 784) 0..255
+Product: TypeAlias = tuple[nn.Array, nn.Array, nn.Array]  # left, right, out
+
+
+class Work(NamedTuple):
+    """What every framework is asked to do alike."""
+
+    layers: Sequence[int]
+    optimizer: str
+    batch: int  # pictures a step
+    rate: float  # learning rate
+    pictures: int = 60_000  # the first ones; an epoch is one pass over them
+    activation: str = "relu"
+    loss: str = "cross_entropy"
+
+
+class Trainer(NamedTuple):
+    """A network in one framework, ready to be trained."""
+
+    epoch: Callable[[], object]  # trains on each picture once; has done it when it returns
+    array: Callable[[nn.Array], Any]  # pictures (N, 784) in 0..1 as the framework's own array
+    predict: Callable[[Any], Any]  # such an array to its labels; has done it when it returns
+
+
+def initial_params(work: Work) -> nn.Params:
+    """The weights that every framework starts from."""
+    return nn.init_params(work.layers, nn.INITS[nn.ACTIVATIONS[work.activation].init], np.random.default_rng(SEED))
+
+
+def ours(work: Work, X: Pixels, Y: nn.Labels) -> Trainer:
+    """This project, through gradient_descent, as train.py calls it."""
+    keep_freed_memory()
+    activation, optimizer = nn.ACTIVATIONS[work.activation], nn.OPTIMIZERS[work.optimizer]
+    loss, params = nn.LOSSES[work.loss](activation), initial_params(work)
+    states = nn.gradient_descent(
+        nn.init_state(params, optimizer, np.random.default_rng(SEED)), X, Y, activation, loss, optimizer,
+        lambda step: work.rate, work.batch, sys.maxsize, lambda batch, rng: scale_pixels(batch),
+    )
+
+    def epoch() -> None:
+        nonlocal params
+        params = next(states)["params"]
+
+    return Trainer(epoch, lambda A: A, lambda A: nn.make_predictions(params, A, activation, loss))
+
+
+def products(layers: Sequence[int], rows: int) -> list[Product]:
+    """The matrix products of a step on so many rows, in order, each with a buffer for what comes out.
+
+    A @ W from the first layer to the last; back again A.T @ dZ and, except for the pictures, dZ @ W.T.
+    """
+    rng, L = np.random.default_rng(SEED), len(layers) - 1
+    A, dZ = ([rng.standard_normal((rows, n), np.float32) for n in layers] for _ in "AZ")
+    W, dW = ([rng.standard_normal((m, n), np.float32) / math.sqrt(m) for m, n in zip(layers, layers[1:])] for _ in "Wd")
+    steps: list[Product] = [(A[l], W[l], A[l + 1]) for l in range(L)]
+    for l in reversed(range(L)):
+        steps.append((A[l].T, dZ[l + 1], dW[l]))
+        if l > 0:
+            steps.append((dZ[l + 1], W[l].T, dZ[l]))
+    return steps
+
+
+def flops(layers: Sequence[int]) -> int:
+    """Additions and multiplications for each row of products(layers, rows)."""
+    weights = [m * n for m, n in zip(layers, layers[1:])]
+    return 2 * (3 * sum(weights) - weights[0])
+
+
+def multiply(steps: list[Product]) -> None:
+    """Carries the products out, by np.dot: on a single row np.matmul does without BLAS, and takes ten times as long."""
+    for left, right, out in steps:
+        np.dot(left, right, out=out)
+
+
+def floor(work: Work, X: Pixels, Y: nn.Labels) -> Trainer:
+    """The matrix products alone, on the same numbers in every step: no pictures, activations, losses or updates."""
+    whole, rest = divmod(len(X), work.batch)
+    full, last = products(work.layers, work.batch), products(work.layers, rest) if rest else []
+    forward = functools.cache(lambda rows: products(work.layers, rows)[: len(work.layers) - 1])
+
+    def epoch() -> None:
+        for _ in range(whole):
+            multiply(full)
+        multiply(last)
+
+    return Trainer(epoch, lambda A: A, lambda A: multiply(forward(len(A))))
+
+
+def torch_network(work: Work) -> tuple[list[Any], Callable[[Any], Any], Callable[[Any, Any], Any]]:
+    """The parameters in PyTorch, the forward pass to the logits, and the loss of logits and targets."""
+    import torch
+    from torch.nn import functional
+
+    params = {k: torch.from_numpy(A).requires_grad_() for k, A in initial_params(work).items()}
+    hidden, L = {"relu": torch.relu, "sigmoid": torch.sigmoid}[work.activation], len(work.layers) - 1
+
+    def forward(A: Any) -> Any:
+        for l in range(1, L):
+            A = hidden(torch.addmm(params[f"b{l}"], A, params[f"W{l}"]))
+        return torch.addmm(params[f"b{L}"], A, params[f"W{L}"])
+
+    def mean_squared_error(Z: Any, T: Any) -> Any:
+        return functional.mse_loss(hidden(Z), T, reduction="sum") / (2 * len(T))
+
+    loss: Callable[[Any, Any], Any] = {"cross_entropy": functional.cross_entropy}.get(work.loss, mean_squared_error)
+    return list(params.values()), forward, loss
+
+
+def pytorch(work: Work, X: Pixels, Y: nn.Labels) -> Trainer:
+    """PyTorch, eager: tensors made beforehand, a fused optimizer, no modules, gradients dropped rather than zeroed."""
+    import torch
+
+    params, forward, loss = torch_network(work)
+    pictures = torch.from_numpy(scale_pixels(X))
+    targets = torch.from_numpy(Y if work.loss == "cross_entropy" else nn.one_hot(Y, work.layers[-1]))
+    optimizer = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[work.optimizer](params, lr=work.rate, fused=True)
+    rng = np.random.default_rng(SEED)
+
+    def step(A: Any, T: Any) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss(forward(A), T).backward()
+        optimizer.step()
+
+    def epoch() -> None:
+        for rows in torch.from_numpy(rng.permutation(len(X))).split(work.batch):
+            everything = len(rows) == len(X)
+            step(*(data if everything else data.index_select(0, rows) for data in (pictures, targets)))
+
+    return Trainer(epoch, torch.from_numpy, torch.inference_mode()(lambda A: forward(A).argmax(1)))
+
+
+def jax_forward(work: Work, params: Any, A: Any) -> Any:
+    """The forward pass to the logits in JAX."""
+    import jax
+
+    hidden, L = {"relu": jax.nn.relu, "sigmoid": jax.nn.sigmoid}[work.activation], len(work.layers) - 1
+    for l in range(1, L):
+        A = hidden(A @ params[f"W{l}"] + params[f"b{l}"])
+    return A @ params[f"W{L}"] + params[f"b{L}"]
+
+
+def jax_update(work: Work, state: Any, A: Any, T: Any) -> Any:
+    """A step in JAX from the state, (params,) or (params, m, v, t), to the next: A grey levels, T (N, K) the targets."""
+    import jax
+    from jax import numpy as jnp
+
+    def loss(params: Any) -> Any:
+        Z = jax_forward(work, params, A.astype(jnp.float32) / 255)
+        if work.loss == "cross_entropy":
+            return -jnp.mean(jnp.sum(T * jax.nn.log_softmax(Z), axis=1))
+        return 0.5 * jnp.mean(jnp.sum((jax.nn.sigmoid(Z) - T) ** 2, axis=1))
+
+    (params, *moments), tree = state, jax.tree.map
+    g = jax.grad(loss)(params)
+    if work.optimizer == "sgd":
+        return (tree(lambda p, g: p - work.rate * g, params, g),)
+    m, v, t = moments
+    m, v, t = tree(lambda m, g: 0.9 * m + 0.1 * g, m, g), tree(lambda v, g: 0.999 * v + 0.001 * g * g, v, g), t + 1
+    rate, unbias = work.rate / (1 - 0.9**t), 1 / (1 - 0.999**t)
+    return tree(lambda p, m, v: p - rate * m / (jnp.sqrt(unbias * v) + 1e-8), params, m, v), m, v, t
+
+
+def jax_trainer(work: Work, X: Pixels, Y: nn.Labels, scanned: bool) -> Trainer:
+    """JAX, compiled, its state's memory used again: each step a call, or all the full batches of an epoch one call."""
+    import jax
+    from jax import numpy as jnp
+
+    params, m, v = (jax.tree.map(jnp.asarray, initial_params(work)) for _ in range(3))
+    moments = (*jax.tree.map(jnp.zeros_like, (m, v)), jnp.float32(0)) if work.optimizer == "adam" else ()
+    state, rng = (params, *moments), np.random.default_rng(SEED)
+    data = jnp.asarray(X), jnp.asarray(nn.one_hot(Y, work.layers[-1]))
+
+    def update(state: Any, data: Any, rows: Any) -> Any:
+        return jax_update(work, state, *(data if len(rows) == len(X) else (A[rows] for A in data)))
+
+    def updates(state: Any, data: Any, order: Any) -> Any:
+        return jax.lax.scan(lambda state, rows: (update(state, data, rows), None), state, order)[0]
+
+    step, scan = jax.jit(update, donate_argnums=0), jax.jit(updates, donate_argnums=0)
+    predict = jax.jit(lambda params, A: jax_forward(work, params, A).argmax(1))
+
+    def epoch() -> None:
+        nonlocal state
+        order, done = rng.permutation(len(X)).astype(np.int32), len(X) // work.batch * work.batch * scanned
+        state = scan(state, data, order[:done].reshape(-1, work.batch)) if scanned else state
+        for i in range(done, len(X), work.batch):
+            state = step(state, data, order[i : i + work.batch])
+        jax.block_until_ready(state)
+
+    return Trainer(epoch, jnp.asarray, lambda A: predict(state[0], A).block_until_ready())
+
+
+def scikit_learn(work: Work, X: Pixels, Y: nn.Labels) -> Trainer:
+    """MLPClassifier, a partial_fit an epoch, without the penalty and the momentum that are its defaults."""
+    from sklearn.neural_network import MLPClassifier
+
+    pictures, start, names = scale_pixels(X), initial_params(work), {"relu": "relu", "sigmoid": "logistic"}
+    model = MLPClassifier(
+        work.layers[1:-1], activation=names[work.activation], solver=work.optimizer, learning_rate_init=work.rate,
+        batch_size=work.batch, alpha=0, momentum=0, nesterovs_momentum=False, shuffle=work.batch < len(X),
+    )
+    model.partial_fit(pictures[: work.batch], Y[: work.batch], classes=range(work.layers[-1]))  # makes its arrays
+    for l, arrays in enumerate(zip(model.coefs_, model.intercepts_), start=1):
+        for array, name in zip(arrays, "Wb"):
+            array[...] = start[f"{name}{l}"]
+    return Trainer(lambda: model.partial_fit(pictures, Y), lambda A: A, model.predict)
+
+
+FRAMEWORKS: dict[str, tuple[str, Callable[[Work, Pixels, nn.Labels], Trainer]]] = {  # name -> package, trainer
+    "ours": ("numpy", ours),
+    "floor": ("numpy", floor),
+    "PyTorch": ("torch", pytorch),
+    "JAX, step": ("jax", functools.partial(jax_trainer, scanned=False)),
+    "JAX, scan": ("jax", functools.partial(jax_trainer, scanned=True)),
+    "scikit-learn": ("scikit-learn", scikit_learn),
+}
+
+
+def get_accuracy(trainer: Trainer, X: Pixels, Y: nn.Labels) -> float:
+    """The share of the pictures that are read right, in [0, 1]."""
+    chunks = (trainer.array(scale_pixels(X[i : i + CHUNK])) for i in range(0, len(X), CHUNK))
+    return nn.get_accuracy(np.concatenate([np.asarray(trainer.predict(chunk)) for chunk in chunks]), Y)
+
+
+def time_call(call: Callable[[], object]) -> float:
+    """The seconds that a call takes."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def time_prediction(trainer: Trainer, X: Pixels) -> float:
+    """The median seconds from pictures in the framework's own array to their labels, after a first time."""
+    array, times = trainer.array(scale_pixels(X)), list[float]()
+    trainer.predict(array)
+    stop = time.perf_counter() + REPEATING
+    while not times or time.perf_counter() < stop:
+        times.append(time_call(lambda: trainer.predict(array)))
+    return statistics.median(times)
+
+
+def answer(request: str, trainer: Trainer, X: Pixels, Y: nn.Labels, folder: Path) -> dict[str, float]:
+    """The answer to "train E", "predict N" or "score": times in seconds, the peak memory in MB, accuracies in [0, 1].
+
+    Of "train" the mean time of E more epochs, of "predict" that of the first N test pictures.
+    """
+    verb, *number = request.split()
+    if verb == "score":
+        return {"train": get_accuracy(trainer, X, Y), "test": get_accuracy(trainer, *load("mnist", "test", folder))}
+    if verb == "predict":
+        seconds = time_prediction(trainer, load("mnist", "test", folder)[0][: int(number[0])])
+    else:
+        seconds = time_call(lambda: [trainer.epoch() for _ in range(int(number[0]))]) / int(number[0])
+    return {"seconds": seconds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MEGABYTE}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Makes the trainer, and answers until there is nothing more to read."""
+    name, work, folder = arguments[0], Work(*json.loads(arguments[1])), Path(arguments[2])
+    X, Y = load("mnist", "train", folder)
+    pictures = X[: work.pictures], Y[: work.pictures]
+    trainer = FRAMEWORKS[name][1](work, *pictures)
+    print(json.dumps({}), flush=True)
+    for request in sys.stdin:
+        print(json.dumps(answer(request, trainer, *pictures, folder)), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
