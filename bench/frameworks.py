@@ -5,7 +5,7 @@ empty answer when it is ready to train, and then a line of JSON for each line th
 
 All start from the same weights, and draw a new order of the pictures each epoch: the same one, but for scikit-learn.
 Ours and JAX hold grey levels in uint8 and scale each batch; PyTorch and scikit-learn hold float32, scaled before the
-clock starts: each has what served it best. On the full batch the others need not reorder anything; ours does.
+clock starts: each has what served it best. On the full batch the others, JAX too, hold float32 and reorder nothing.
 """
 
 import functools
@@ -173,12 +173,12 @@ def jax_forward(work: Work, params: Any, A: Any) -> Any:
 
 
 def jax_update(work: Work, state: Any, A: Any, T: Any) -> Any:
-    """A step in JAX from the state, (params,) or (params, m, v, t), to the next: A grey levels, T (N, K) the targets."""
+    """A step in JAX from the state, (params,) or (params, m, v, t), to the next: A (N, D) pictures, T (N, K) targets."""
     import jax
     from jax import numpy as jnp
 
     def loss(params: Any) -> Any:
-        Z = jax_forward(work, params, A.astype(jnp.float32) / 255)
+        Z = jax_forward(work, params, A)
         if work.loss == "cross_entropy":
             return -jnp.mean(jnp.sum(T * jax.nn.log_softmax(Z), axis=1))
         return 0.5 * jnp.mean(jnp.sum((jax.nn.sigmoid(Z) - T) ** 2, axis=1))
@@ -201,10 +201,12 @@ def jax_trainer(work: Work, X: Pixels, Y: nn.Labels, scanned: bool) -> Trainer:
     params, m, v = (jax.tree.map(jnp.asarray, initial_params(work)) for _ in range(3))
     moments = (*jax.tree.map(jnp.zeros_like, (m, v)), jnp.float32(0)) if work.optimizer == "adam" else ()
     state, rng = (params, *moments), np.random.default_rng(SEED)
-    data = jnp.asarray(X), jnp.asarray(nn.one_hot(Y, work.layers[-1]))
+    whole = work.batch == len(X)
+    data = jnp.asarray(scale_pixels(X) if whole else X), jnp.asarray(nn.one_hot(Y, work.layers[-1]))
 
     def update(state: Any, data: Any, rows: Any) -> Any:
-        return jax_update(work, state, *(data if len(rows) == len(X) else (A[rows] for A in data)))
+        A, T = data if whole else (data[0][rows].astype(jnp.float32) / 255, data[1][rows])
+        return jax_update(work, state, A, T)
 
     def updates(state: Any, data: Any, order: Any) -> Any:
         return jax.lax.scan(lambda state, rows: (update(state, data, rows), None), state, order)[0]
