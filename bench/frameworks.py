@@ -120,17 +120,17 @@ def floor(work: Work, X: Pixels, Y: nn.Labels) -> Trainer:
 
 
 def torch_network(work: Work) -> tuple[list[Any], Callable[[Any], Any], Callable[[Any, Any], Any]]:
-    """The parameters in PyTorch, the forward pass to the logits, and the loss of logits and targets."""
+    """In PyTorch: the parameters, with W (fan_out, fan_in), the forward pass to logits, the loss of logits and targets."""
     import torch
     from torch.nn import functional
 
-    params = {k: torch.from_numpy(A).requires_grad_() for k, A in initial_params(work).items()}
+    params = {k: torch.from_numpy(A.T.copy()).requires_grad_() for k, A in initial_params(work).items()}
     hidden, L = {"relu": torch.relu, "sigmoid": torch.sigmoid}[work.activation], len(work.layers) - 1
 
     def forward(A: Any) -> Any:
         for l in range(1, L):
-            A = hidden(torch.addmm(params[f"b{l}"], A, params[f"W{l}"]))
-        return torch.addmm(params[f"b{L}"], A, params[f"W{L}"])
+            A = hidden(functional.linear(A, params[f"W{l}"], params[f"b{l}"]))
+        return functional.linear(A, params[f"W{L}"], params[f"b{L}"])
 
     def mean_squared_error(Z: Any, T: Any) -> Any:
         return functional.mse_loss(hidden(Z), T, reduction="sum") / (2 * len(T))
@@ -156,7 +156,7 @@ def pytorch(work: Work, X: Pixels, Y: nn.Labels) -> Trainer:
 
     def epoch() -> None:
         for rows in torch.from_numpy(rng.permutation(len(X))).split(work.batch):
-            everything = len(rows) == len(X)
+            everything = len(rows) == work.pictures
             step(*(data if everything else data.index_select(0, rows) for data in (pictures, targets)))
 
     return Trainer(epoch, torch.from_numpy, torch.inference_mode()(lambda A: forward(A).argmax(1)))
@@ -193,26 +193,32 @@ def jax_update(work: Work, state: Any, A: Any, T: Any) -> Any:
     return tree(lambda p, m, v: p - rate * m / (jnp.sqrt(unbias * v) + 1e-8), params, m, v), m, v, t
 
 
+def jax_functions(work: Work) -> tuple[Any, Any, Any]:
+    """Compiled: a step on some rows of the data, steps one after another, both reusing the state's memory; predictions."""
+    import jax
+    from jax import numpy as jnp
+
+    def step(state: Any, data: Any, rows: Any) -> Any:
+        A, T = data if work.batch == work.pictures else (data[0][rows].astype(jnp.float32) / 255, data[1][rows])
+        return jax_update(work, state, A, T)
+
+    def scan(state: Any, data: Any, order: Any) -> Any:
+        return jax.lax.scan(lambda state, rows: (step(state, data, rows), None), state, order)[0]
+
+    predict = jax.jit(lambda params, A: jax_forward(work, params, A).argmax(1))
+    return jax.jit(step, donate_argnums=0), jax.jit(scan, donate_argnums=0), predict
+
+
 def jax_trainer(work: Work, X: Pixels, Y: nn.Labels, scanned: bool) -> Trainer:
-    """JAX, compiled, its state's memory used again: each step a call, or all the full batches of an epoch one call."""
+    """JAX: each step is a call, or all the full batches of an epoch are one."""
     import jax
     from jax import numpy as jnp
 
     params, m, v = (jax.tree.map(jnp.asarray, initial_params(work)) for _ in range(3))
     moments = (*jax.tree.map(jnp.zeros_like, (m, v)), jnp.float32(0)) if work.optimizer == "adam" else ()
     state, rng = (params, *moments), np.random.default_rng(SEED)
-    whole = work.batch == len(X)
-    data = jnp.asarray(scale_pixels(X) if whole else X), jnp.asarray(nn.one_hot(Y, work.layers[-1]))
-
-    def update(state: Any, data: Any, rows: Any) -> Any:
-        A, T = data if whole else (data[0][rows].astype(jnp.float32) / 255, data[1][rows])
-        return jax_update(work, state, A, T)
-
-    def updates(state: Any, data: Any, order: Any) -> Any:
-        return jax.lax.scan(lambda state, rows: (update(state, data, rows), None), state, order)[0]
-
-    step, scan = jax.jit(update, donate_argnums=0), jax.jit(updates, donate_argnums=0)
-    predict = jax.jit(lambda params, A: jax_forward(work, params, A).argmax(1))
+    data = jnp.asarray(scale_pixels(X) if work.batch == len(X) else X), jnp.asarray(nn.one_hot(Y, work.layers[-1]))
+    step, scan, predict = jax_functions(work)
 
     def epoch() -> None:
         nonlocal state
