@@ -120,7 +120,7 @@ def floor(work: Work, X: Pixels, Y: nn.Labels) -> Trainer:
 
 
 def torch_network(work: Work) -> tuple[list[Any], Callable[[Any], Any], Callable[[Any, Any], Any]]:
-    """In PyTorch: the parameters, with W (fan_out, fan_in), the forward pass to logits, the loss of logits and targets."""
+    """PyTorch's parameters, with W (fan_out, fan_in), forward pass to the logits, and loss of logits and targets."""
     import torch
     from torch.nn import functional
 
@@ -173,7 +173,7 @@ def jax_forward(work: Work, params: Any, A: Any) -> Any:
 
 
 def jax_update(work: Work, state: Any, A: Any, T: Any) -> Any:
-    """A step in JAX from the state, (params,) or (params, m, v, t), to the next: A (N, D) pictures, T (N, K) targets."""
+    """A step in JAX on A (N, D) and targets T (N, K), from the state (params,) or (params, m, v, t) to the next."""
     import jax
     from jax import numpy as jnp
 
@@ -194,7 +194,7 @@ def jax_update(work: Work, state: Any, A: Any, T: Any) -> Any:
 
 
 def jax_functions(work: Work) -> tuple[Any, Any, Any]:
-    """Compiled: a step on some rows of the data, steps one after another, both reusing the state's memory; predictions."""
+    """Compiled: a step on some rows of the data; many steps, each on its rows; predictions. State is donated."""
     import jax
     from jax import numpy as jnp
 
