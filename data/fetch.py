@@ -57,6 +57,7 @@ def unverified(dataset: Dataset, folder: Path) -> list[File]:
 
 
 def is_verified(path: Path, file: File) -> bool:
+    """Whether a path holds the file, byte for byte."""
     try:
         with open(path, "rb") as stream:
             return (os.fstat(stream.fileno()).st_size == file.length

