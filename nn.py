@@ -25,8 +25,10 @@ Array: TypeAlias = npt.NDArray[np.floating]
 Labels: TypeAlias = npt.NDArray[np.integer]
 Params: TypeAlias = dict[str, Array]
 Moments: TypeAlias = dict[str, Params]
+Gradients: TypeAlias = tuple[float, Params]  # a mean loss and its gradients
 Init: TypeAlias = Callable[[np.random.Generator, int, int], Array]  # rng, fan_in, fan_out -> W (fan_in, fan_out)
 Pixel = TypeVar("Pixel", bound=np.generic)  # uint8 as a rule
+PIECE = 1000  # rows whose gradients are taken at once
 
 
 def relu(Z: Array) -> Array:
@@ -193,23 +195,23 @@ def momentum(grads: Params, moments: Moments, step: int) -> tuple[Params, Moment
 
 
 def adam(grads: Params, moments: Moments, step: int) -> tuple[Params, Moments]:
-    """Kingma & Ba 2015, algorithm 1: m = beta1 m + (1 - beta1) g and v = beta2 v + (1 - beta2) g^2 are the moments;
+    """Kingma & Ba 2015, algorithm 1. The moments are weighted sums over the past, m = beta1 m + g, v = beta2 v + g^2;
 
-    m_hat = m / (1 - beta1^step) and v_hat = v / (1 - beta2^step) undo their start at 0; m_hat / (sqrt(v_hat) + eps)
-    is the direction.
+    divided by the sums of their weights, (1 - beta^step) / (1 - beta), they are the paper's means m_hat and v_hat,
+    and m_hat / (sqrt(v_hat) + eps) is the direction.
     """
     beta1, beta2, eps = 0.9, 0.999, 1e-8
+    weight1, weight2 = ((1 - beta**step) / (1 - beta) for beta in (beta1, beta2))
     m, v, direction = (dict[str, Array]() for _ in range(3))
-    for k, g in grads.items():  # what was just made is changed in place: half the memory to go through
+    for k, g in grads.items():  # what was just made is changed in place: fewer passes over memory
         m[k] = beta1 * moments["m"][k]
-        m[k] += (1 - beta1) * g
+        m[k] += g
         v[k] = beta2 * moments["v"][k]
-        v[k] += (1 - beta2) * g * g
+        v[k] += g * g
         root = np.sqrt(v[k])
-        root *= 1 / math.sqrt(1 - beta2**step)
-        root += eps
+        root *= weight1 / math.sqrt(weight2)
+        root += weight1 * eps
         direction[k] = m[k] / root
-        direction[k] *= 1 / (1 - beta1**step)
     return direction, {"m": m, "v": v}
 
 
@@ -264,17 +266,32 @@ def check_data(params: Params, X: npt.NDArray[Pixel], Y: Labels, batch_size: int
         raise ValueError(f"labels must lie in 0..{K - 1}, the units of the last layer, got {Y.min()}..{Y.max()}")
 
 
+def mean_gradients(gradients: Callable[[slice], Gradients], n: int) -> Gradients:
+    """The mean loss of n rows and its gradients, as the running mean over pieces that take little memory.
+
+    gradients tells both for a slice of the rows.
+    """
+    value, mean = gradients(slice(0, min(PIECE, n)))
+    for i in range(PIECE, n, PIECE):
+        j = min(i + PIECE, n)
+        next_value, grads = gradients(slice(i, j))
+        share = (j - i) / j
+        value += share * (next_value - value)
+        mean = {k: M + share * (grads[k] - M) for k, M in mean.items()}
+    return value, mean
+
+
 def gradient_descent(
     state: State, X: npt.NDArray[Pixel], Y: Labels, activation: Activation, loss: Loss, optimizer: Optimizer,
     learning_rate: Callable[[int], float], batch_size: int, epochs: int,
-    prepare: Callable[[npt.NDArray[Pixel], np.random.Generator], Array],
+    prepare: Callable[[npt.NDArray[Pixel], Array], Array], draws: int = 0,
     watch: Callable[[int, float], None] = lambda step, value: None,
 ) -> Iterator[State]:
     """Yields the state after every epoch until epochs are done; from any of them it goes on as if it had never stopped.
 
-    X (N, D), Y (N,), batch_size pictures a step in an order drawn anew each epoch, each batch made ready by prepare;
-    learning_rate is a function of the step, counted from 1; watch is told each step and its batch's loss.
-    ValueError where check_data finds fault.
+    X (N, D), Y (N,), batch_size pictures a step in an order drawn anew each epoch. prepare makes X (n, D) of n pictures
+    and of as many numbers in [-1, 1) for each as draws says, (n, draws), their chance. learning_rate is a function of
+    the step, counted from 1; watch is told each step and its batch's loss. ValueError where check_data finds fault.
     """
     check_data(state["params"], X, Y, batch_size)
     rng = np.random.default_rng()
@@ -284,11 +301,17 @@ def gradient_descent(
         total, order = 0.0, rng.permutation(len(X))
         for rows in (order[i : i + batch_size] for i in range(0, len(X), batch_size)):
             step += 1
-            cache = forward_propagation(params, prepare(X[rows], rng), activation, loss)
-            grads = backward_propagation(params, cache, Y[rows], activation, loss)
+            chance = 2 * rng.random((len(rows), draws), np.float32) - 1
+
+            def gradients(part: slice) -> Gradients:
+                x, y = prepare(X[rows[part]], chance[part]), Y[rows[part]]
+                cache = forward_propagation(params, x, activation, loss)
+                grads = backward_propagation(params, cache, y, activation, loss)
+                return float(loss.value(cache[f"Z{len(params) // 2}"], y)), grads
+
+            value, grads = mean_gradients(gradients, len(rows))
             direction, moments = optimizer.direction(grads, moments, step)
             params = update_params(params, direction, learning_rate(step))
-            value = float(loss.value(cache[f"Z{len(params) // 2}"], Y[rows]))
             watch(step, value)
             total += value * len(rows)
         generator = dict(rng.bit_generator.state)
@@ -300,39 +323,42 @@ def gradient_descent(
 MAX_BYTES = 500_000_000
 PLAIN_OPCODES = set(
     "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT SHORT_BINUNICODE BINUNICODE "
-    "SHORT_BINBYTES BINBYTES EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS"
-    .split()
+    "SHORT_BINBYTES BINBYTES EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS".split()
 )
 
 
 def pack(tree: object) -> object:
-    """A tree of dicts with every array in it as a dict of dtype, shape and bytes. ValueError for NaN or infinity."""
+    """A tree of dicts with every array in it as a dict of dtype, shape and bytes."""
     if isinstance(tree, np.ndarray):
-        if not np.isfinite(tree).all():
-            raise ValueError("NaN or infinity among the numbers")
         return {"dtype": tree.dtype.str, "shape": list(tree.shape), "bytes": tree.tobytes()}
     return {k: pack(v) for k, v in tree.items()} if isinstance(tree, dict) else tree
 
 
 def unpack(tree: object) -> object:
     """The inverse of pack. KeyError, TypeError or ValueError for an array that is not of finite floats."""
-    if isinstance(tree, dict) and tree.keys() == {"dtype", "shape", "bytes"}:
-        dtype = {"<f4": np.float32, "<f8": np.float64}[tree["dtype"]]
-        A = np.frombuffer(tree["bytes"], dtype).reshape(tree["shape"]).copy()
-        if not np.isfinite(A).all():
-            raise ValueError("NaN or infinity among the numbers")
-        return A
     if isinstance(tree, list):
         return [unpack(v) for v in tree]
-    return {k: unpack(v) for k, v in tree.items()} if isinstance(tree, dict) else tree
+    if not isinstance(tree, dict):
+        return tree
+    if tree.keys() != {"dtype", "shape", "bytes"}:
+        return {k: unpack(v) for k, v in tree.items()}
+    dtype = {"<f4": np.float32, "<f8": np.float64}[tree["dtype"]]
+    A = np.frombuffer(tree["bytes"], dtype).reshape(tree["shape"]).copy()
+    if not np.isfinite(A).all():
+        raise ValueError("NaN or infinity among the numbers")
+    return A
 
 
 def save_params(path: Path, params: Params, about: dict[str, object]) -> None:
-    """Writes params and about, builtins and arrays that tell how to use them, to path: whole or not at all."""
-    buffer = io.BytesIO()
+    """Writes params and about, builtins and arrays that tell how to use them, to path: whole or not at all.
+
+    ValueError for NaN or infinity.
+    """
+    packed, buffer = pack({"params": params, **about}), io.BytesIO()
+    unpack(packed)  # what could not be read again is not written
     pickler = pickle.Pickler(buffer, protocol=4)
     pickler.fast = True  # no memo: nothing in the file refers to another part of it
-    pickler.dump(pack({"params": params, **about}))
+    pickler.dump(packed)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:

@@ -171,7 +171,7 @@ def run(settings: Settings, state: nn.State, X: npt.NDArray[np.uint8], Y: nn.Lab
     with tqdm(total=steps, unit="step", delay=1, leave=False, disable=None) as bar:
         for state in nn.gradient_descent(
             state, X, Y, *functions_of(vars(settings)), nn.OPTIMIZERS[settings.optimizer], learning_rate,
-            batch_size, settings.epochs, lambda batch, rng: scale_pixels(batch), watch,
+            batch_size, settings.epochs, lambda batch, chance: scale_pixels(batch), watch=watch,
         ):
             bar.reset()
             yield state

@@ -67,7 +67,7 @@ def ours(work: Work, X: Pixels, Y: nn.Labels) -> Trainer:
     loss, params = nn.LOSSES[work.loss](activation), initial_params(work)
     states = nn.gradient_descent(
         nn.init_state(params, optimizer, np.random.default_rng(SEED)), X, Y, activation, loss, optimizer,
-        lambda step: work.rate, work.batch, sys.maxsize, lambda batch, rng: scale_pixels(batch),
+        lambda step: work.rate, work.batch, sys.maxsize, lambda batch, chance: scale_pixels(batch),
     )
 
     def epoch() -> None:

@@ -95,7 +95,7 @@ def draw_curves(path: Path) -> None:
         batch = scale_pixels(X[i : i + 32])
         (state,) = nn.gradient_descent(
             state, batch, Y[i : i + 32], activation, loss, optimizer, lambda step: 0.96, 32, state["epoch"] + 1,
-            lambda batch, rng: batch,
+            lambda batch, chance: batch,
         )
         losses.append(state["loss"])
         predictions = nn.make_predictions(state["params"], scale_pixels(X_test), activation, loss)
