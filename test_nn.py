@@ -9,6 +9,7 @@ import math
 import pickle
 import pickletools
 import re
+import signal
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+import data.augment
 import data.load
 import nn
 import train
@@ -691,7 +693,8 @@ def test_held_out_pictures_are_the_last_of_the_training_ones(command: Command) -
     assert bits(nn.load_params(WEIGHTS)[0]) == bits(held)
 
 
-@each("flags", [("--optimizer", "adam"), ("--optimizer", "momentum", "--schedule", "constant"), ("--batch-size", "0")])
+@each("flags", [
+    ("--optimizer", "adam"), ("--optimizer", "momentum", "--schedule", "constant"), ("--batch-size", "0"), ("--augment",)])
 def test_a_run_interrupted_and_resumed_is_the_run_uninterrupted(
     command: Command, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...]
 ) -> None:
@@ -706,12 +709,37 @@ def test_a_run_interrupted_and_resumed_is_the_run_uninterrupted(
     with monkeypatch.context() as patched:
         patched.setattr(nn, "update_params", interrupted)
         status, out, err = command(*flags)
-    assert (status, out.count("epoch")) == (130, 1) and "--resume goes on" in err and err.count("\n") == 1
+    assert (status, out.count("epoch")) == (130, 1) and "with --resume goes on" in err and err.count("\n") == 1
     assert not WEIGHTS.exists()
     status, out, err = command(*flags, "--resume")
     assert (status, out.count("epoch"), err) == (0, 2, "")
     assert WEIGHTS.read_bytes() == Path("whole.pkl").read_bytes()
     assert command(*flags, "--resume")[1].count("epoch") == 0, "nothing is left to do"
+
+
+@each("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_and_a_second_one_the_process(
+    command: Command, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    before = signal.signal(number, train.stop)
+    monkeypatch.setattr(nn, "update_params", lambda *arguments: signal.raise_signal(number))
+    try:
+        assert command() == (128 + number, "", "train.py: stopped; no epoch was done\n")
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+
+
+def test_augment_deforms_by_the_dataset_s_strengths_or_by_others(command: Command) -> None:
+    learnt = []
+    for flags, changed in (((), None), (("--augment",), {}), (("--augment", "rotation=5,flip=1"), {"rotation": 5, "flip": 1})):
+        assert command(*flags)[0] == 0
+        params, about = nn.load_params(WEIGHTS)
+        strengths = None if changed is None else data.augment.STRENGTHS["mnist"]._asdict() | changed
+        assert about["augment"] == strengths
+        learnt.append(params["W1"].tobytes())
+    assert len(set(learnt)) == 3
+    failed(command, "is of a run with augment {", "--resume", "--augment", "rotation=6")
 
 
 @each(("flags", "message"), [
@@ -740,6 +768,8 @@ def test_an_error_is_one_line_and_exit_status_1(command: Command, flags: str, me
     ("--epochs -1", "must be a whole number, 0 or more, got '-1'"), ("--seed 1.5", "got '1.5'"),
     ("--learning-rate 0", "must be above 0, got '0'"), ("--learning-rate nan", "must be above 0, got 'nan'"),
     ("--learning-rate inf", "got 'inf'"), ("--min-accuracy high", "'high'"), ("--layers a", "'a'"),
+    ("--min-accuracy 98", "must lie in 0..1, got '98'"), ("--augment rotation", "'rotation'"),
+    ("--augment twist=1", "must give numbers of 0 or more to some of rotation, scale"), ("--augment shift=-1", "'shift=-1'"),
 ])
 def test_wrong_usage_is_exit_status_2(
     command: Command, capsys: pytest.CaptureFixture[str], flags: str, message: str

@@ -2,10 +2,12 @@
 
 import argparse
 import math
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TypeAlias, cast
 
 import numpy as np
@@ -13,6 +15,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 import nn
+from data.augment import DRAWS, STRENGTHS, Strengths, deform
 from data.load import CLASSES, load, scale_pixels
 
 Pictures: TypeAlias = tuple[npt.NDArray[np.uint8], nn.Labels]  # (N, 784) 0..255 and (N,)
@@ -39,6 +42,7 @@ class Settings(argparse.Namespace):
     batch_size: int
     epochs: int
     pictures: int
+    augment: dict[str, float] | None  # strengths by name
     seed: int
     hold_out: bool
     weights: Path
@@ -62,16 +66,20 @@ def parse_settings(arguments: Sequence[str] | None) -> Settings:
     add("--batch-size", type=count, default=128, metavar="N", help="pictures a step; 1 is each alone, 0 all at once")
     add("--epochs", type=count, default=10, metavar="N", help="passes over the training pictures")
     add("--pictures", type=count, default=0, metavar="N", help="train on the first N alone; 0 is all of them")
+    add("--augment", type=strengths, nargs="?", const={}, metavar="NAME=VALUE,...",
+        help="deform every picture anew each epoch, by the strengths for its dataset or by others (data/augment.py)")
     add("--seed", type=count, default=0, metavar="N", help="of the weights and of the pictures' order")
     add("--hold-out", action="store_true", help=f"measure on the last {HELD_OUT} training pictures, not on the test's")
     add("--weights", type=Path, metavar="FILE", help="where they are kept; weights/DATASET.pkl if not given")
     add("--resume", action="store_true", help="go on from the last epoch of a run that was stopped")
     add("--evaluate", action="store_true", help="score the weights as they are, without training")
-    add("--min-accuracy", type=positive, default=0.0, metavar="SHARE", help="exit with status 1 below it, in 0..1")
+    add("--min-accuracy", type=share, default=0.0, metavar="SHARE", help="exit with status 1 below it, in 0..1")
     settings = parser.parse_args(arguments, namespace=Settings())
     settings.weights = settings.weights or Path("weights") / f"{settings.dataset}.pkl"
     if settings.init == "by activation":
         settings.init = nn.ACTIVATIONS[settings.activation].init
+    if settings.augment is not None:
+        settings.augment = STRENGTHS[settings.dataset]._replace(**settings.augment)._asdict()
     return settings
 
 
@@ -87,6 +95,22 @@ def positive(text: str) -> float:
     if not 0 < float(text) < math.inf:
         raise argparse.ArgumentTypeError(f"must be above 0, got {text!r}")
     return float(text)
+
+
+def share(text: str) -> float:
+    """A flag's value: a number from 0 to 1."""
+    if not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"must lie in 0..1, got {text!r}")
+    return float(text)
+
+
+def strengths(text: str) -> dict[str, float]:
+    """A flag's value: strengths of data.augment by name, as in rotation=10,shift=2."""
+    values = {name: float(value) for name, value in (pair.split("=") for pair in text.split(","))}
+    if not values.keys() <= set(Strengths._fields) or not all(0 <= value < math.inf for value in values.values()):
+        known = ", ".join(Strengths._fields)
+        raise argparse.ArgumentTypeError(f"must give numbers of 0 or more to some of {known}, got {text!r}")
+    return values
 
 
 def shaping(settings: Settings) -> dict[str, object]:
@@ -154,6 +178,14 @@ def start(settings: Settings) -> tuple[nn.State, float]:
     return cast(nn.State, state), seconds
 
 
+def preparation(settings: Settings) -> tuple[Callable[[npt.NDArray[np.uint8], nn.Array], nn.Array], int]:
+    """What makes pictures ready to learn from, and how many random numbers it needs for each."""
+    if settings.augment is None:
+        return lambda batch, chance: scale_pixels(batch), 0
+    chosen = Strengths(**settings.augment)
+    return lambda batch, chance: scale_pixels(deform(batch, chance, chosen)), DRAWS
+
+
 def run(settings: Settings, state: nn.State, X: npt.NDArray[np.uint8], Y: nn.Labels) -> Iterator[nn.State]:
     """The fold with the settings' functions, and movement within an epoch that takes long."""
     batch_size = settings.batch_size or len(X)
@@ -171,7 +203,7 @@ def run(settings: Settings, state: nn.State, X: npt.NDArray[np.uint8], Y: nn.Lab
     with tqdm(total=steps, unit="step", delay=1, leave=False, disable=None) as bar:
         for state in nn.gradient_descent(
             state, X, Y, *functions_of(vars(settings)), nn.OPTIMIZERS[settings.optimizer], learning_rate,
-            batch_size, settings.epochs, lambda batch, chance: scale_pixels(batch), watch=watch,
+            batch_size, settings.epochs, *preparation(settings), watch,
         ):
             bar.reset()
             yield state
@@ -228,11 +260,12 @@ def keep_freed_memory() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns its exit status: 0, 1 for an error or too low an accuracy, 130 for Ctrl-C."""
+    """The command. Returns its exit status: 0, 1 for an error or too low an accuracy, 130 for Ctrl-C, 143 for SIGTERM."""
     settings = parse_settings(arguments)
     keep_freed_memory()
     try:
-        return evaluate(settings) if settings.evaluate else train(settings)
+        with np.errstate(all="ignore"):  # of numbers that overflow, the loss tells
+            return evaluate(settings) if settings.evaluate else train(settings)
     except OSError as error:
         where = f"{error.filename}: {error.strerror}; check that folder, or name another with --weights"
         print(f"train.py: {where if error.filename else error}", file=sys.stderr)
@@ -240,10 +273,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, ArithmeticError, MemoryError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("train.py: stopped; the same command with --resume goes on from the last whole epoch", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stopped:
+        how = "the same command with --resume goes on from the last whole epoch"
+        print(f"train.py: stopped; {how if checkpoint_of(settings).exists() else 'no epoch was done'}", file=sys.stderr)
+        return 128 + (stopped.args[0] if stopped.args else signal.SIGINT)
+
+
+def stop(number: int, frame: FrameType | None) -> None:
+    """Ends the run; from now on, a second such signal does so at once."""
+    signal.signal(number, signal.SIG_DFL)
+    raise KeyboardInterrupt(number)
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
     sys.exit(main())

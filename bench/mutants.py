@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HOME = Path(__file__).resolve().parent.parent
-COPIED = ["nn.py", "train.py", "test_nn.py", "pyproject.toml", "data/__init__.py", "data/load.py"]
+COPIED = ["nn.py", "train.py", "test_nn.py", "pyproject.toml", "data/__init__.py", "data/augment.py", "data/load.py"]
 AT_ONCE, TIMEOUT = 2, 300  # processes; seconds for one run of the tests
 
 MUTANTS = [  # (a fragment that nn.py holds once, what takes its place)
