@@ -28,6 +28,7 @@ Moments: TypeAlias = dict[str, Params]
 Gradients: TypeAlias = tuple[float, Params]  # a mean loss and its gradients
 Init: TypeAlias = Callable[[np.random.Generator, int, int], Array]  # rng, fan_in, fan_out -> W (fan_in, fan_out)
 Pixel = TypeVar("Pixel", bound=np.generic)  # uint8 as a rule
+SMOOTHING = 0.1  # share of a target that is spread over all classes
 PIECE = 1000  # rows whose gradients are taken at once
 
 
@@ -65,6 +66,12 @@ def cross_entropy(Z: Array, Y: Labels) -> np.floating:
     shifted: Array = Z - Z.max(axis=1, keepdims=True)
     loss: np.floating = np.mean(np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(Y)), Y])
     return loss
+
+
+def smoothed_cross_entropy(Z: Array, Y: Labels) -> np.floating:
+    """cross_entropy with SMOOTHING of the target spread over all classes (Szegedy et al. 2016): + s mean_n (z_Y - z_mean)."""
+    spread: np.floating = np.mean(Z[np.arange(len(Y)), Y] - Z.mean(axis=1))
+    return cross_entropy(Z, Y) + SMOOTHING * spread
 
 
 def mean_squared_error(A: Array, Y: Labels) -> np.floating:
@@ -109,6 +116,11 @@ ACTIVATIONS = {
 LOSSES: dict[str, Callable[[Activation], Loss]] = {  # f is the hidden activation
     "cross_entropy": lambda f: Loss(
         softmax, cross_entropy, lambda A, Y: (A - one_hot(Y, A.shape[1], A.dtype)) / len(Y)
+    ),
+    "smoothed_cross_entropy": lambda f: Loss(
+        softmax,
+        smoothed_cross_entropy,
+        lambda A, Y: (A - (1 - SMOOTHING) * one_hot(Y, A.shape[1], A.dtype) - SMOOTHING / A.shape[1]) / len(Y),
     ),
     "mean_squared_error": lambda f: Loss(
         f.function,

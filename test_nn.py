@@ -111,6 +111,10 @@ def test_functions_at_known_points() -> None:
     np.testing.assert_array_equal(nn.one_hot(Y, 4), [[0, 0, 1, 0], [1, 0, 0, 0]])
     np.testing.assert_array_equal(nn.get_predictions(np.array([[0.1, 0.2, 0.7], [0.6, 0.1, 0.3]])), Y)
     assert nn.get_accuracy(np.array([2, 0, 1, 1]), np.array([2, 0, 1, 0])) == 0.75
+    # the targets are 0.05 for the one class, 0.95 for the other
+    targets, logits = np.array([[0.05, 0.95]]), np.array([[1.0, 3.0]])
+    by_hand = -(targets * np.log(np.exp(logits) / np.exp(logits).sum())).sum()
+    assert nn.smoothed_cross_entropy(logits, np.array([1])) == pytest.approx(by_hand, rel=1e-14)
     # 1/2 |A - Y|^2 a picture: (0.25 + 1 + 0.25) / 2 and (1 + 4 + 0) / 2, and their mean
     assert nn.mean_squared_error(np.array([[0.5, 1.0, 0.5], [2.0, 2.0, 0.0]]), Y) == (0.75 + 2.5) / 2
 
@@ -214,7 +218,8 @@ def test_arguments_stay_and_results_have_their_dtype(pair: tuple[str, str], dtyp
     grads = frozen(nn.backward_propagation(net.params, cache, net.Y, *functions))
     found: list[object] = [
         [f(net.X) for f in (nn.relu, nn.sigmoid, nn.tanh, nn.softmax, net.activation.derivative)],
-        [f(net.X, net.Y) for f in (nn.cross_entropy, nn.mean_squared_error, net.loss.gradient, net.loss.value)],
+        [f(net.X, net.Y) for f in (nn.cross_entropy, nn.smoothed_cross_entropy, nn.mean_squared_error)],
+        [f(net.X, net.Y) for f in (net.loss.gradient, net.loss.value)],
         nn.one_hot(net.Y, 3, dtype), nn.init_params([5, 3], nn.INITS["he"], np.random.default_rng(0), dtype),
         nn.update_params(net.params, grads, 0.1), {k: A for k, A in cache.items() if k != "A0"}, grads,
     ]
