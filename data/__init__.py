@@ -1,1 +1,1 @@
-"""Everything about the pictures: fetching, verifying and loading them."""
+"""Everything about the pictures: fetching, verifying, loading and deforming them."""

@@ -18,7 +18,7 @@ DRAWS = AFFINE + 2 * GRID**2  # chances a picture: one more for each bump and ax
 
 
 class Strengths(NamedTuple):
-    """How far pictures are deformed: each chance is uniform within its bounds, and 0 leaves them as they are."""
+    """How far pictures are deformed: chances are uniform within these bounds, 0 does nothing."""
 
     rotation: float = 0.0  # degrees, at most, either way
     scale: float = 0.0  # width and height, each by a factor of its own between 1 / (1 + scale) and 1 + scale

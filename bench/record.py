@@ -1,0 +1,125 @@
+"""The recipes from seconds to half an hour, trained through train.py, and how few pictures each misreads.
+
+`python -m bench.record`: trains a recipe with each seed, keeps what train.py prints in bench/logs, and then prints the
+table of all logs there and draws it, with the learning curves. A run that was stopped goes on when started again.
+"""
+
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.compare import ROOT, describe_machine, header, line
+from data.load import CLASSES
+
+LOGS = ROOT / "bench" / "logs"
+RECIPES = {  # flags of train.py, chosen on the last 10,000 training pictures
+    ("mnist", "default"): "",
+    ("mnist", "minute"): "--layers 784 512 256 10 --epochs 12 --augment --loss smoothed_cross_entropy",
+    ("mnist", "record"): "--layers 784 1024 512 10 --learning-rate 0.001 --epochs 150 --augment --loss smoothed_cross_entropy",
+    ("fashion-mnist", "default"): "",
+    ("fashion-mnist", "record"): "--layers 784 1024 512 10 --learning-rate 0.001 --epochs 150 --augment"
+                                 " --loss smoothed_cross_entropy",
+}
+PUBLISHED = {  # test error in %, of plain perceptrons on MNIST
+    "784-800-10, Simard et al. 2003": 1.60,
+    "784-512-256-10 in NumPy, deformed pictures": 1.17,
+    "3 × 1024, dropout, Srivastava et al. 2014": 1.06,
+    "784-800-10, deformed pictures, Simard et al. 2003": 0.70,
+    "784-2500-2000-1500-1000-500-10, deformed pictures, Ciresan et al. 2010": 0.35,
+}
+
+
+class Log(NamedTuple):
+    """What a run printed."""
+
+    losses: list[float]  # an epoch each
+    error: float  # test pictures misread, in %
+    seconds: float
+
+
+def train(dataset: str, recipe: str, seed: int) -> None:
+    """Trains, or goes on with what was stopped, and keeps what is printed."""
+    name, flags = f"{dataset}-{recipe}-{seed}", RECIPES[dataset, recipe].split()
+    weights, log = ROOT / "weights" / f"{name}.pkl", LOGS / f"{name}.log"
+    resume = weights.with_suffix(".checkpoint.pkl").exists() and log.exists()
+    command = ["train.py", "--dataset", dataset, *flags, "--seed", str(seed), "--weights", str(weights.relative_to(ROOT))]
+    with open(log, "a" if resume else "w") as file:
+        if not resume:
+            print(f"{describe_machine()}\n$ python {' '.join(command)}", file=file, flush=True)
+        with subprocess.Popen(
+            [sys.executable, *command, *["--resume"] * resume], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        ) as process:
+            assert process.stdout
+            for text in process.stdout:
+                print(f"{name}  {text}", end="", flush=True)
+                print(text, file=file, end="", flush=True)
+    if process.returncode:
+        raise SystemExit(process.returncode)
+
+
+def read(path: Path) -> Log:
+    """What a log holds. ValueError for one of a run that has not ended."""
+    text = path.read_text()
+    if not (found := re.findall(r"\((\d+) errors in (\d+)\), ([\d.]+) s", text)):
+        raise ValueError(f"{path} is of a run that has not ended")
+    errors, pictures, seconds = map(float, found[-1])
+    return Log([float(loss) for loss in re.findall(r"loss ([\d.]+)", text)], 100 * errors / pictures, seconds)
+
+
+def print_table(logs: dict[tuple[str, str], list[Log]]) -> None:
+    """Prints a line a recipe, then what others have published."""
+    print(header("pictures", "recipe", "seeds", "seconds of training", "test error, %"))
+    for (dataset, recipe), group in logs.items():
+        errors = [log.error for log in group]
+        spread = f" ± {statistics.stdev(errors):.2f}" if len(errors) > 1 else ""
+        seconds = f"{statistics.median(log.seconds for log in group):.0f}"
+        print(line(dataset, f"`{recipe}`", str(len(group)), seconds, f"{statistics.mean(errors):.2f}{spread}"))
+    for system, error in PUBLISHED.items():
+        print(line("mnist", system, "", "", f"{error:.2f}"))
+
+
+def draw(logs: dict[tuple[str, str], list[Log]], path: Path) -> None:
+    """Draws seconds against error with the published figures for MNIST, and the learning curves."""
+    from matplotlib import pyplot
+
+    figure, (ladder, curves) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for system, error in PUBLISHED.items():
+        ladder.axhline(error, color="0.7", linewidth=1)
+        ladder.annotate(system, (1, error), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7)
+    for (dataset, recipe), group in logs.items():
+        if dataset == "mnist":
+            ladder.semilogx([log.seconds for log in group], [log.error for log in group], "o", label=recipe)
+        curves.loglog(range(1, len(group[0].losses) + 1), group[0].losses, label=f"{dataset} {recipe}")
+    ladder.set(xlabel="seconds of training", ylabel="test error, %", ylim=(0, None), title="MNIST")
+    curves.set(xlabel="epoch", ylabel="loss on the (deformed) training pictures")
+    ladder.legend(fontsize=8)
+    curves.legend(fontsize=8)
+    figure.savefig(path, dpi=80)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--dataset", choices=CLASSES, default="mnist")
+    add("--recipe", choices=sorted({recipe for _, recipe in RECIPES}), default="record")
+    add("--seeds", type=int, nargs="*", default=[0, 1, 2], help="none: only the table and the plot of what is there")
+    settings = parser.parse_args(arguments)
+    LOGS.mkdir(exist_ok=True)
+    for seed in settings.seeds:
+        train(settings.dataset, settings.recipe, seed)
+    groups = {key: sorted(LOGS.glob(f"{'-'.join(key)}-*.log")) for key in RECIPES}
+    logs = {key: [read(path) for path in paths] for key, paths in groups.items() if paths}
+    print_table(logs)
+    draw(logs, ROOT / "bench" / "record.png")
+
+
+if __name__ == "__main__":
+    main()
