@@ -64,19 +64,19 @@ def one_hot(Y: Labels, classes: int, dtype: npt.DTypeLike = np.float32) -> Array
 def cross_entropy(Z: Array, Y: Labels) -> np.floating:
     """mean_n -log softmax(Z)[n, Y[n]] from the logits Z (N, K), as log(sum_j exp(z_j)) - z_Y: never the log of 0."""
     shifted: Array = Z - Z.max(axis=1, keepdims=True)
-    loss: np.floating = np.mean(np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(Y)), Y])
+    loss: np.floating = (np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(Y)), Y]).sum() / len(Y)
     return loss
 
 
 def smoothed_cross_entropy(Z: Array, Y: Labels) -> np.floating:
     """cross_entropy with SMOOTHING of the target spread over all classes (Szegedy et al. 2016): + s mean_n (z_Y - z_mean)."""
-    spread: np.floating = np.mean(Z[np.arange(len(Y)), Y] - Z.mean(axis=1))
+    spread: np.floating = (Z[np.arange(len(Y)), Y] - Z.mean(axis=1)).sum() / len(Y)
     return cross_entropy(Z, Y) + SMOOTHING * spread
 
 
 def mean_squared_error(A: Array, Y: Labels) -> np.floating:
     """mean_n 1/2 |A[n] - one_hot(Y[n])|^2 from the outputs A (N, K)."""
-    loss: np.floating = 0.5 * np.mean(((A - one_hot(Y, A.shape[1], A.dtype)) ** 2).sum(axis=1))
+    loss: np.floating = 0.5 * ((A - one_hot(Y, A.shape[1], A.dtype)) ** 2).sum() / len(Y)
     return loss
 
 

@@ -66,8 +66,8 @@ def parse_settings(arguments: Sequence[str] | None) -> Settings:
     add("--batch-size", type=count, default=128, metavar="N", help="pictures a step; 1 is each alone, 0 all at once")
     add("--epochs", type=count, default=10, metavar="N", help="passes over the training pictures")
     add("--pictures", type=count, default=0, metavar="N", help="train on the first N alone; 0 is all of them")
-    add("--augment", type=strengths, nargs="?", const={}, metavar="NAME=VALUE,...",
-        help="deform every picture anew each epoch, by the strengths for its dataset or by others (data/augment.py)")
+    add("--augment", type=strengths, default="by dataset", metavar="NAME=VALUE,...",
+        help="how far every picture is deformed anew each epoch (data/augment.py); none is not at all")
     add("--seed", type=count, default=0, metavar="N", help="of the weights and of the pictures' order")
     add("--hold-out", action="store_true", help=f"measure on the last {HELD_OUT} training pictures, not on the test's")
     add("--weights", type=Path, metavar="FILE", help="where they are kept; weights/DATASET.pkl if not given")
@@ -104,8 +104,10 @@ def share(text: str) -> float:
     return float(text)
 
 
-def strengths(text: str) -> dict[str, float]:
-    """A flag's value: strengths of data.augment by name, as in rotation=10,shift=2."""
+def strengths(text: str) -> dict[str, float] | None:
+    """A flag's value: strengths of data.augment by name, as in rotation=10,shift=2, or none."""
+    if text in ("none", "by dataset"):
+        return None if text == "none" else {}
     values = {name: float(value) for name, value in (pair.split("=") for pair in text.split(","))}
     if not values.keys() <= set(Strengths._fields) or not all(0 <= value < math.inf for value in values.values()):
         known = ", ".join(Strengths._fields)

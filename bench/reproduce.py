@@ -76,7 +76,7 @@ NETWORKS = (
 def train(network: Network, seed: int) -> tuple[float, float]:
     """The test accuracy in [0, 1] and the seconds that train.py prints for a network."""
     with tempfile.TemporaryDirectory() as folder:
-        flags = [*network.flags.split(), "--seed", str(seed), "--weights", f"{folder}/weights.pkl"]
+        flags = [*network.flags.split(), "--augment", "none", "--seed", str(seed), "--weights", f"{folder}/weights.pkl"]
         output = subprocess.run(
             [sys.executable, "train.py", *flags], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
         ).stdout
