@@ -42,7 +42,7 @@ class Settings(argparse.Namespace):
     batch_size: int
     epochs: int
     pictures: int
-    augment: dict[str, float] | None  # strengths by name
+    augment: dict[str, float]  # strengths by name
     seed: int
     hold_out: bool
     weights: Path
@@ -78,8 +78,7 @@ def parse_settings(arguments: Sequence[str] | None) -> Settings:
     settings.weights = settings.weights or Path("weights") / f"{settings.dataset}.pkl"
     if settings.init == "by activation":
         settings.init = nn.ACTIVATIONS[settings.activation].init
-    if settings.augment is not None:
-        settings.augment = STRENGTHS[settings.dataset]._replace(**settings.augment)._asdict()
+    settings.augment = STRENGTHS[settings.dataset]._replace(**settings.augment)._asdict()
     return settings
 
 
@@ -104,10 +103,10 @@ def share(text: str) -> float:
     return float(text)
 
 
-def strengths(text: str) -> dict[str, float] | None:
-    """A flag's value: strengths of data.augment by name, as in rotation=10,shift=2, or none."""
+def strengths(text: str) -> dict[str, float]:
+    """A flag's value: strengths of data.augment by name, as in rotation=10,shift=2, or none of any."""
     if text in ("none", "by dataset"):
-        return None if text == "none" else {}
+        return Strengths()._asdict() if text == "none" else {}
     values = {name: float(value) for name, value in (pair.split("=") for pair in text.split(","))}
     if not values.keys() <= set(Strengths._fields) or not all(0 <= value < math.inf for value in values.values()):
         known = ", ".join(Strengths._fields)
@@ -182,9 +181,9 @@ def start(settings: Settings) -> tuple[nn.State, float]:
 
 def preparation(settings: Settings) -> tuple[Callable[[npt.NDArray[np.uint8], nn.Array], nn.Array], int]:
     """What makes pictures ready to learn from, and how many random numbers it needs for each."""
-    if settings.augment is None:
-        return lambda batch, chance: scale_pixels(batch), 0
     chosen = Strengths(**settings.augment)
+    if chosen == Strengths():
+        return lambda batch, chance: scale_pixels(batch), 0
     return lambda batch, chance: scale_pixels(deform(batch, chance, chosen)), DRAWS
 
 
