@@ -1,6 +1,6 @@
 # Every target makes the environment it needs, from pyproject.toml, and again only when that file changed.
 .DEFAULT_GOAL := help
-.PHONY: help train evaluate data test reproduce bench mutants clean
+.PHONY: help train evaluate data test plots bench reproduce record mutants clean
 
 PYTHON ?= python3
 DATASET ?= mnist
@@ -25,9 +25,15 @@ evaluate: .venv/train data  ## score saved weights on the test pictures
 data:  ## fetch and verify the pictures of DATASET; FROM=folder takes them from there
 	@$(PYTHON) -m data.fetch --dataset $(DATASET) $(if $(FROM),--from '$(FROM)')
 
-test: .venv/test $(if $(ROOM),.venv/$(ROOM))  ## check types and run the tests of the core, or of ROOM=bench
+test: .venv/test $(if $(ROOM),.venv/$(ROOM))  ## check types and run the tests of the core, or of ROOM=bench or demo
 	.venv/bin/mypy
 	.venv/bin/pytest $(ROOM)
+
+plots: .venv/demo data  ## draw a run: curves, confusions, weights, mistakes, deformed pictures, into plots/DATASET
+	@.venv/bin/python -m demo.plots --dataset $(DATASET) $(ARGS)
+
+record: .venv/bench data  ## train the most accurate recipe for DATASET with seeds 0, 1 and 2; goes on where it was stopped
+	@.venv/bin/python -m bench.record --dataset $(DATASET) $(ARGS)
 
 reproduce: .venv/bench  ## train the five published networks and print what they reach
 	@$(MAKE) --no-print-directory data DATASET=mnist

@@ -1,0 +1,195 @@
+"""Tests of the figures: what they show is what they were given, and the command draws a real run."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import nn
+import train
+from data.load import CLASSES
+from demo import plots
+
+FLAGS = ["--layers", "784", "12", "10", "--epochs", "2", "--batch-size", "20"]
+
+
+def made_up(N: int, seed: int) -> train.Pictures:
+    """Noise, with a bright band that tells the label of nine pictures in ten."""
+    rng = np.random.default_rng(seed)
+    X, Y = rng.integers(0, 120, (N, 28, 28), np.uint8), np.arange(N) % 10
+    for x, y in zip(X, np.where(rng.random(N) < 0.9, Y, (Y + 1) % 10)):
+        x[2 * y : 2 * y + 4] += 130
+    return X.reshape(N, -1), Y
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> dict[str, train.Pictures]:
+    """Three hundred pictures to train on, with the last hundred held out, and two hundred to test on."""
+    pictures = {"train": made_up(300, seed=0), "test": made_up(200, seed=1)}
+    monkeypatch.setattr(train, "HELD_OUT", 100)
+    for module in (train, plots):
+        monkeypatch.setattr(module, "load", lambda dataset, split: pictures[split])
+    return pictures
+
+
+def image(axes: Axes) -> npt.NDArray[np.floating]:
+    """The numbers that are shown as colours; NaN for those that are not."""
+    shown: npt.NDArray[np.floating] = np.ma.asarray(axes.images[0].get_array(), float).filled(np.nan)
+    return shown
+
+
+def tile(figure: Figure, row: int, column: int) -> npt.NDArray[np.floating]:
+    """A picture (784,) of a gallery, cut out of its one image."""
+    return image(figure.axes[0])[30 * row + 1 : 30 * row + 29, 30 * column + 1 : 30 * column + 29].reshape(784)
+
+
+def test_curves_are_those_given() -> None:
+    curves = {"training": [(2.0, 0.5), (1.0, 0.75), (0.5, 0.875)], "held-out": [(2.5, 0.25), (1.5, 0.5), (1.25, 0.625)]}
+    for i, axes in enumerate(plots.draw_curves(curves).axes):
+        for line, (name, curve) in zip(axes.lines, curves.items(), strict=True):
+            assert line.get_label() == name
+            np.testing.assert_array_equal(line.get_xdata(), [1, 2, 3])
+            np.testing.assert_array_equal(line.get_ydata(), [point[i] for point in curve])
+
+
+def test_confusions_are_counted_and_shown_in_their_places() -> None:
+    rng = np.random.default_rng(0)
+    Y = rng.integers(0, 5, 300)
+    predictions = np.where(rng.random(300) < 0.8, Y, rng.integers(0, 5, 300))
+    predictions[predictions == 4], Y[Y == 4] = 3, 2  # a class that is neither shown nor read
+    expected = {(k, j): n for k in range(5) for j in range(5) if (n := sum((Y == k) & (predictions == j)))}
+    axes = plots.draw_confusion(plots.count_confusions(predictions, Y, 5), list("abcde")).axes[0]
+    shown = {text.get_position()[::-1]: int(text.get_text()) for text in axes.texts}
+    assert shown == expected
+    assert axes.get_title("left") == f"{sum(Y != predictions)} errors in 300 test pictures"
+    assert [label.get_text() for label in axes.get_xticklabels()] == list("abcde")
+    assert [label.get_text() for label in axes.get_yticklabels()] == list("abcde")
+    np.testing.assert_array_equal(np.isnan(image(axes)), np.eye(5, dtype=bool))  # errors alone are coloured
+
+
+def test_mistakes_are_sorted_by_how_sure_they_are() -> None:
+    rng = np.random.default_rng(0)
+    A, Y = nn.softmax(rng.normal(0, 2, (100, 10))), rng.integers(0, 10, 100)
+    wrong = [n for n in range(100) if max(range(10), key=lambda k: float(A[n, k])) != Y[n]]
+    assert 20 < len(wrong) < 100
+    assert plots.find_mistakes(A, Y, 20).tolist() == sorted(wrong, key=lambda n: -max(A[n]))[:20]
+    assert len(plots.find_mistakes(A, Y, 1000)) == len(wrong)
+
+
+def test_each_mistake_stands_beside_its_probabilities() -> None:
+    A = np.array([[0.7, 0.2, 0.07, 0.03], [0.0625, 0.125, 0.3125, 0.5], [0.25, 0.5, 0.125, 0.125]])
+    Y, X = np.array([1, 0, 0]), np.arange(3 * 784, dtype=np.uint8).reshape(3, 784)
+    axes = plots.draw_mistakes(X, Y, A, ("a", "b", "c", "d"), columns=2).axes
+    assert len(axes) == 8  # two rows of two, each a picture and its bars; the last is empty
+    texts = [[text.get_text() for text in right.texts] for right in axes[1::2]]
+    assert texts == [["a   70.00%", "b   20.00%", "c   7.00%"], ["d   50.00%", "c   31.25%", "a   6.25%"],
+                     ["b   50.00%", "a   25.00%", "c   12.50%"], []]
+    bold = [text.get_text()[0] for right in axes[1::2] for text in right.texts if text.get_fontweight() == "bold"]
+    assert bold == ["b", "a", "a"]  # what they are
+    widths = [[bar.get_width() for bar in right.containers[1]] for right in axes[1:6:2]]
+    assert widths == [[0.7, 0.2, 0.07], [0.5, 0.3125, 0.0625], [0.5, 0.25, 0.125]]
+    for left, x in zip(axes[:6:2], X):
+        np.testing.assert_array_equal(image(left).ravel(), x)
+
+
+def test_first_layer_shows_the_largest_weights_first() -> None:
+    W = np.random.default_rng(0).normal(0, [3, 1, 5, 2], (784, 4))
+    figure = plots.draw_first_layer(W, rows=3, columns=3)
+    for place, unit in enumerate([2, 0, 3, 1]):
+        np.testing.assert_allclose(tile(figure, *divmod(place, 3)), W[:, unit], rtol=1e-6)
+    assert np.isnan(tile(figure, 1, 1)).all()
+    assert image(figure.axes[0]).shape == (60, 90)  # no third row
+    low, high = figure.axes[0].images[0].get_clim()
+    assert low == -high < 0
+    small = plots.draw_first_layer(W, rows=1, columns=2)
+    assert image(small.axes[0]).shape == (30, 60)
+
+
+def test_deformed_pictures_stand_below_their_originals() -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (4, 3, 784), np.uint8)
+    figure = plots.draw_deformed(pictures[0], pictures[1:])
+    for row in range(4):
+        for column in range(3):
+            np.testing.assert_array_equal(tile(figure, row, column), pictures[row, column])
+
+
+@pytest.mark.parametrize("loss", nn.LOSSES)
+def test_curves_are_of_the_run_that_train_makes(few: dict[str, train.Pictures], loss: str) -> None:
+    settings = train.parse_settings([*FLAGS, "--loss", loss, "--activation", "sigmoid", "--hold-out"])
+    about, functions = vars(settings), train.functions_of(vars(settings))
+    params, curves = plots.follow(settings)
+    (X, Y), state = few["train"], train.start(settings)[0]
+    parts = {"training": (X[:200], Y[:200]), "held-out": (X[200:], Y[200:])}
+    for epoch, state in enumerate(train.run(settings, state, *parts["training"])):
+        for name, (x, y) in parts.items():
+            value, accuracy = curves[name][epoch]
+            cache = nn.forward_propagation(state["params"], x / 255, *functions)
+            assert value == pytest.approx(functions[1].value(cache["Z2"], y), rel=1e-5)
+            assert accuracy == pytest.approx(1 - train.count_errors(state["params"], about, (x, y)) / len(y))
+    assert epoch == 1 and len(curves["training"]) == len(curves["held-out"]) == 2
+    for k in params:
+        np.testing.assert_array_equal(params[k], state["params"][k])
+
+
+def test_run_is_drawn_from_the_test_pictures(few: dict[str, train.Pictures]) -> None:
+    settings = train.parse_settings([*FLAGS, "--hold-out"])
+    errors = train.count_errors(plots.follow(settings)[0], vars(settings), few["test"])
+    figures = plots.draw_run(settings)
+    assert 0 < errors < 200
+    assert figures["confusion"].axes[0].get_title("left") == f"{errors} errors in 200 test pictures"
+    for k in range(10):  # the first of each class
+        np.testing.assert_array_equal(tile(figures["deformed"], 0, k), few["test"][0][k])
+        assert all((tile(figures["deformed"], row, k) != few["test"][0][k]).any() for row in range(1, 5))
+
+
+@pytest.mark.parametrize("dataset", CLASSES)
+def test_command_writes_small_png_files(
+    few: dict[str, train.Pictures], dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plots.follow(train.parse_settings([*FLAGS, "--dataset", dataset, "--hold-out"]))
+    lines = capsys.readouterr().out.splitlines()
+    assert plots.main([*FLAGS, "--dataset", dataset]) == 0
+    names = ["curves", "confusion", "first-layer", "mistakes", "deformed"]
+    paths = [Path("plots", dataset, f"{name}.png") for name in names]
+    assert capsys.readouterr().out.splitlines() == [*lines, *map(str, paths)]
+    for path in paths:
+        assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+        assert 5_000 < path.stat().st_size < 200_000  # noise is hard to pack
+
+
+@pytest.mark.parametrize("flags, message", [
+    ([], "make data DATASET=mnist"),
+    (["--layers", "784", "12"], "--layers must end with 10, the number of classes, got 12"),
+    (["--to", "file"], "file: File exists; check that folder, or name another with --to"),
+])
+def test_faults_are_told(
+    flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("data.load.HOME", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    assert plots.main(flags) == 1
+    out, err = capsys.readouterr()
+    assert not out and err.startswith("demo.plots: ") and err.endswith(f"{message}\n") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("flag", ["--evaluate", "--resume", "--weights=mine.pkl", "--min-accuracy=0.9"])
+def test_no_part_of_a_run_is_drawn(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        plots.main([flag])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.endswith(f"no weights are kept: leave out {flag.partition('=')[0]}\n")
+
+
+def test_ctrl_c_stops_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(settings: train.Settings) -> dict[str, Figure]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(plots, "draw_run", interrupt)
+    assert plots.main(["--to", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "demo.plots: stopped\n"

@@ -1,0 +1,323 @@
+# %% [markdown]
+"""
+# A guided tour: from one neuron to a network that reads
+
+Every step prints or draws what it made. Run the cells in order in a notebook program (Jupytext opens this file as a
+notebook), or all of it as a script, which leaves its figures in `plots/walkthrough/`:
+
+    python -m demo.walkthrough
+
+The network is the one in `nn.py`. Nothing of it is written again here, so keep that file open beside this one.
+"""
+
+# %%
+# The next line is a comment to Python; Jupytext makes a command of it, which has the notebook show figures.
+# %matplotlib inline
+import sys
+from pathlib import Path
+
+HERE = Path(globals().get("__file__", "notebook")).resolve()  # a notebook has no __file__
+sys.path.insert(0, str(next(folder for folder in HERE.parents if (folder / "nn.py").exists())))
+
+import numpy as np
+from matplotlib.figure import Figure
+
+import nn
+from data.load import CLASSES, load, scale_pixels
+from demo import plots
+
+np.set_printoptions(precision=3, suppress=True)
+
+
+def show(figure: Figure, name: str) -> Figure:
+    """The figure, for a notebook to show where it ends a cell; a script saves it."""
+    if "__file__" in globals():
+        folder = Path("plots", "walkthrough")
+        folder.mkdir(parents=True, exist_ok=True)
+        figure.savefig(folder / f"{name}.png")
+        print("drawn:", folder / f"{name}.png")
+    return figure
+
+
+# %% [markdown]
+# ## 1. One neuron, by hand
+#
+# One input x, one weight w, one bias b, one right answer y. The neuron guesses, and the loss L says how wrong it is:
+#
+#     z1 = x · w        z2 = z1 + b        z3 = y − z2        L = z3²
+#
+# How does L change when w changes a little? The chain rule multiplies the slopes of the steps, from the last back:
+#
+#     dL/dz3 = 2 · z3     dz3/dz2 = −1     dz2/db = 1     dz2/dz1 = 1     dz1/dw = x
+#
+#     dL/db = 2 · z3 · (−1) · 1     = −2 · z3
+#     dL/dw = 2 · z3 · (−1) · 1 · x = −2 · z3 · x
+#
+# The two share their first factors. That is all that *backpropagation* means: go back once, and reuse what is known.
+
+# %%
+x, y = 2.0, 2.37
+w, b = 0.5, 0.1
+
+
+def neuron(w: float, b: float) -> tuple[float, float]:
+    """z3 and the loss L."""
+    z3 = y - (x * w + b)
+    return z3, z3**2
+
+
+z3, L = neuron(w, b)
+dL_db = -2 * z3
+dL_dw = -2 * z3 * x
+print(f"z3 = {z3:.2f}   L = {L:.4f}   dL/db = {dL_db:.2f}   dL/dw = {dL_dw:.2f}")
+
+# %% [markdown]
+# Is that right? Ask in a way that needs no chain rule: nudge the weight both ways and see how far the loss moves, by a
+# *finite difference*:
+#
+#     dL/dw ≈ (L(w + h) − L(w − h)) / 2h
+#
+# So are the gradients of `nn.py` tested, every entry of them.
+
+# %%
+h = 1e-4
+print(f"by nudging:  dL/db = {(neuron(w, b + h)[1] - neuron(w, b - h)[1]) / (2 * h):.2f}"
+      f"   dL/dw = {(neuron(w + h, b)[1] - neuron(w - h, b)[1]) / (2 * h):.2f}")
+
+# %% [markdown]
+# The gradient is negative: a larger w makes the loss smaller. **Gradient descent** steps against the gradient, by a
+# learning rate η: w ← w − η · dL/dw. In the figure, the dashed line has the slope dL/dw, and the arrow is one step with
+# η = 0.08. Look at how far it goes: with η = 0.2 it would end on the other side of the valley.
+
+# %%
+rate = 0.08
+figure = Figure(figsize=(6, 3))
+axes = figure.add_subplot(title="The loss of one neuron, and one step down", xlabel="w", ylabel="L")
+line = np.linspace(0, 2.3, 100)
+axes.plot(line, [neuron(v, b)[1] for v in line], color=plots.BLUE)
+axes.plot(line, L + dL_dw * (line - w), "--", color=plots.GREY)
+after = w - rate * dL_dw
+axes.annotate("", (after, neuron(after, b)[1]), (w, L), arrowprops={"arrowstyle": "->", "color": plots.RED, "lw": 2})
+axes.set(xlim=(0, 2.3), ylim=(-0.2, 4))
+print(f"w = {w:.2f}, L = {L:.3f}   after the step: w = {after:.2f}, L = {neuron(after, b)[1]:.3f}")
+show(figure, "1-neuron")
+
+# %% [markdown]
+# ## 2. Forward: a network answers
+#
+# A layer is many neurons side by side, and a batch is many inputs at once; both become one matrix product:
+#
+#     Z{l} = A{l-1} @ W{l} + b{l}      A{l} = f(Z{l})      A0 = X
+#
+# Here are four inputs of two numbers each, and a question that no single neuron can answer: *are the two different?*
+# Two inputs, three hidden units with f = tanh, two outputs, one an answer: 0 for no, 1 for yes.
+
+# %%
+X = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+Y = np.array([0, 1, 1, 0])
+
+tanh = nn.ACTIVATIONS["tanh"]
+loss = nn.LOSSES["cross_entropy"](tanh)
+params = nn.init_params([2, 3, 2], nn.INITS["xavier"], np.random.default_rng(seed=3), np.float64)
+for name, theta in params.items():
+    print(f"{name} {theta.shape}\n{theta}")
+
+# %% [markdown]
+# `forward_propagation` returns every layer's result, since the way back will need them. Rows are samples: follow one
+# row through. The last activation, softmax, makes each row positive with the sum 1: read it as probabilities.
+
+# %%
+cache = nn.forward_propagation(params, X, tanh, loss)
+for name in ("A0", "A1", "Z2", "A2"):
+    print(f"{name} {cache[name].shape}\n{cache[name]}")
+W1, b1 = params["W1"], params["b1"]
+print(f"by hand, row 3 and unit 0: tanh(1 · {W1[0, 0]:.3f} + 1 · {W1[1, 0]:.3f} + {b1[0]:.3f})"
+      f" = {np.tanh(W1[0, 0] + W1[1, 0] + b1[0]):.3f}, and A1[3, 0] = {cache['A1'][3, 0]:.3f}")
+print("sums of the rows of A2:", cache["A2"].sum(axis=1))
+
+# %% [markdown]
+# ## 3. Loss: how wrong is it?
+#
+# Cross-entropy looks at one number a row, the probability p given to the right answer, and takes −log p: 0 where
+# p = 1, 0.69 for a coin's p = ½, and ever more as p nears 0. The loss is the mean over the batch.
+
+# %%
+p = cache["A2"][np.arange(4), Y]
+value = float(loss.value(cache["Z2"], Y))
+print("p of the right answer:", p)
+print("               −log p:", -np.log(p))
+print(f"their mean {-np.log(p).mean():.4f}, and loss.value: {value:.4f}")
+
+# %% [markdown]
+# ## 4. Backward: who is to blame?
+#
+# The same chain rule as in part 1, now with matrices, from the last layer to the first:
+#
+#     dZ2 = (A2 − one_hot(Y)) / N        what was answered, less what is right
+#     dW2 = A1.T @ dZ2                   db2 = the sum of dZ2's rows
+#     dZ1 = (dZ2 @ W2.T) * f'(Z1)        the blame is handed back through the weights
+#     dW1 = A0.T @ dZ1                   db1 = the sum of dZ1's rows
+#
+# Each gradient has the shape of its parameter, as each weight wants its own answer: up or down, and how strongly?
+
+# %%
+print("dZ2 = (A2 − one_hot(Y)) / N\n", loss.gradient(cache["A2"], Y), sep="")
+grads = nn.backward_propagation(params, cache, Y, tanh, loss)
+for name, gradient in grads.items():
+    print(f"d{name} {gradient.shape}\n{gradient}")
+
+# %% [markdown]
+# Is it right? Nudge one weight, W1[1, 1], by ±h. As h shrinks the two numbers agree in more and more digits, and then
+# in fewer, since two nearly equal losses differ only in the last of their 16 digits: small is good, too small is not.
+
+# %%
+def loss_at(params: nn.Params) -> float:
+    """The loss of all four rows."""
+    return float(loss.value(nn.forward_propagation(params, X, tanh, loss)["Z2"], Y))
+
+
+exact = float(grads["W1"][1, 1])
+print(f"backward_propagation   {exact:+.12f}")
+for h in (1e-1, 1e-3, 1e-5, 1e-7, 1e-9):
+    nudge = np.zeros_like(params["W1"])
+    nudge[1, 1] = h
+    up, down = ({**params, "W1": params["W1"] + sign * nudge} for sign in (1, -1))
+    estimate = (loss_at(up) - loss_at(down)) / (2 * h)
+    print(f"nudged by h = {h:.0e}    {estimate:+.12f}   off by {abs(estimate - exact):.0e}")
+
+# %% [markdown]
+# ## 5. Update: a step, and its size
+#
+#     theta ← theta − η · gradient           for every weight and bias theta
+#
+# `update_params` returns new parameters and leaves the old ones as they were, so one start can try several rates. Look
+# at where the loss stops falling and rises: the slope is only true nearby, and too large a step leaps over the valley.
+
+# %%
+print(f"loss before the step: {loss_at(params):.3f}")
+for rate in (0.01, 0.1, 1.0, 10.0, 100.0):
+    print(f"after one step of η = {rate:6g}: {loss_at(nn.update_params(params, grads, rate)):.3f}")
+
+# %% [markdown]
+# Forward, backward, update, again and again: that is training, all of it. The colours show what the network answers
+# everywhere between the four points. One neuron can only cut the plane along a straight line; look for the two cuts.
+
+# %%
+losses = []
+for step in range(300):
+    cache = nn.forward_propagation(params, X, tanh, loss)
+    grads = nn.backward_propagation(params, cache, Y, tanh, loss)
+    params = nn.update_params(params, grads, learning_rate=0.5)
+    losses.append(float(loss.value(cache["Z2"], Y)))
+print(f"loss: {losses[0]:.3f} at first, {losses[100]:.3f} after 100 steps, {losses[-1]:.3f} at last")
+print("answers:", nn.make_predictions(params, X, tanh, loss), "  right:", Y)
+
+side = np.linspace(-0.5, 1.5, 120)
+plane = np.array([[u, v] for v in side for u in side])
+yes = nn.forward_propagation(params, plane, tanh, loss)["A2"][:, 1].reshape(120, 120)
+figure = Figure(figsize=(8, 3.2))
+left, right = figure.subplots(1, 2, width_ratios=[1.4, 1])
+left.plot(losses, color=plots.BLUE)
+left.set(title="Loss", xlabel="steps", ylim=(0, None))
+right.imshow(yes, cmap=plots.SIGNED, vmin=0, vmax=1, extent=(-0.5, 1.5, -0.5, 1.5), origin="lower")
+right.scatter(*X.T, s=80, color="white", edgecolors=plots.INK)
+right.set(title="Are the two different? Red: yes", xticks=(0, 1), yticks=(0, 1))
+show(figure, "2-xor")
+
+# %% [markdown]
+# ## 6. Pictures
+#
+# From two inputs to 784: a picture of 28 × 28 grey levels, written as one row. The labels are 0 to 9. The last 10,000
+# training pictures are held out: the network never learns from them, so they tell how it reads what it has not seen.
+
+# %%
+try:
+    (pictures, labels), (X_test, Y_test) = load("mnist", "train"), load("mnist", "test")
+except (OSError, ValueError) as error:
+    sys.exit(f"walkthrough: {error}")
+X_train, Y_train, X_held, Y_held = pictures[:-10_000], labels[:-10_000], pictures[-10_000:], labels[-10_000:]
+print("training", X_train.shape, X_train.dtype, "  held out", X_held.shape, "  test", X_test.shape)
+title = f"The first 48; the labels of the first row are {' '.join(map(str, Y_train[:12]))}"
+show(plots.draw_gallery(X_train[:48].reshape(4, 12, 784), title), "3-pictures")
+
+# %% [markdown]
+# An untrained network knows nothing: expect a loss of about log 10 = 2.3, and one right answer in ten.
+
+# %%
+relu, adam = nn.ACTIVATIONS["relu"], nn.OPTIMIZERS["adam"]
+loss = nn.LOSSES["cross_entropy"](relu)
+rng = np.random.default_rng(seed=0)
+params = nn.init_params([784, 64, 10], nn.INITS["he"], rng)
+
+
+def measure(params: nn.Params, X: plots.Pictures, Y: nn.Labels) -> tuple[float, float]:
+    """The loss, and the accuracy in 0..1, on pictures X with labels Y."""
+    Z = plots.read(params, X, relu, loss)
+    return float(loss.value(Z, Y)), nn.get_accuracy(nn.get_predictions(Z), Y)
+
+
+print("parameters:", sum(theta.size for theta in params.values()))
+print("untrained: loss {:.2f}, accuracy {:.1%}".format(*measure(params, X_held, Y_held)))
+
+# %% [markdown]
+# ## 7. Training
+#
+# `gradient_descent` is the loop of part 5 with three changes. Each step looks at 128 pictures only, a *mini-batch*: a
+# rougher gradient, but 391 steps for the price of one. **Adam** gives each weight a step of its own size. And it yields
+# the state after each epoch, one pass over the pictures, so that we can look. Watch where the two curves part: from
+# there on the network learns the training pictures more than it learns to read.
+
+# %%
+curves: dict[str, list[tuple[float, float]]] = {"training": [], "held-out": []}
+for state in nn.gradient_descent(
+    nn.init_state(params, adam, rng), X_train, Y_train, relu, loss, adam, learning_rate=lambda step: 0.002,
+    batch_size=128, epochs=5, prepare=lambda batch, chance: scale_pixels(batch),
+):
+    curves["training"].append(measure(state["params"], X_train[:10_000], Y_train[:10_000]))
+    curves["held-out"].append(measure(state["params"], X_held, Y_held))
+    print(f"epoch {state['epoch']}  step {state['step']:4}  loss {state['loss']:.3f}"
+          f"  held-out accuracy {curves['held-out'][-1][1]:.2%}")
+params = state["params"]
+show(plots.draw_curves(curves), "4-curves")
+
+# %% [markdown]
+# ## 8. What has it learned?
+#
+# First one picture, forward through the trained network, as in part 2.
+
+# %%
+A = nn.forward_propagation(params, scale_pixels(X_test[:1]), relu, loss)["A2"][0]
+for digit, probability in enumerate(A):
+    print(f"{digit}  {probability:8.4%}  {'█' * round(40 * probability)}")
+print("the label says", Y_test[0])
+
+# %% [markdown]
+# A hidden unit has 784 weights, one a pixel, so they can be drawn as a picture of what it looks for. Find strokes and
+# their edges. The speckle in the corners is still the random start: no picture has ink there, so its gradient was
+# always 0.
+
+# %%
+show(plots.draw_first_layer(params["W1"]), "5-first-layer")
+
+# %% [markdown]
+# Now the test pictures, once: they have chosen nothing, neither the rate nor the number of epochs, so this number is
+# honest. And the mistakes: in which would you have hesitated, and where does the network have no excuse?
+
+# %%
+A = loss.output(plots.read(params, X_test, relu, loss))
+print(f"test accuracy {nn.get_accuracy(nn.get_predictions(A), Y_test):.2%}")
+rows = plots.find_mistakes(A, Y_test, 9)
+show(plots.draw_mistakes(X_test[rows], Y_test[rows], A[rows], CLASSES["mnist"]), "6-mistakes")
+
+# %% [markdown]
+# ## Things to try
+#
+# - Part 1: one learning rate reaches the bottom in a single step. Which, and where does twice that rate lead?
+# - Part 2: two hidden units, `[2, 2, 2]`. Seed 2 learns all four, seed 3 stays at a loss of 0.36. Which rows fail?
+# - Part 2: no hidden layer, `[2, 2]`; `A2` and `Z2` are then `A1` and `Z1`. The loss ends at 0.69. Why there?
+# - Part 6: an init that is all 0, `lambda rng, m, n: np.zeros((m, n))`. Only `b2` ever learns. Why?
+# - Part 7: `nn.OPTIMIZERS["sgd"]` for Adam, with rates of 0.002 and of 0.2. What does Adam spare you?
+# - Part 8: shift the picture by three pixels (`np.roll`), or dim it by half. What does the network hold on to?
+# - All of it: `"fashion-mnist"` for `"mnist"`. Which clothes does it confuse, and would you?
+#
+# Then at full size: `make train`, its figures with `make plots`, and your own handwriting with `make demo`.
