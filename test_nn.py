@@ -659,7 +659,8 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         prefix.with_name(f"{split}-labels-idx1-ubyte").write_bytes(numbers + labels.tobytes())
 
     def run(*flags: str) -> tuple[int, str, str]:
-        status = train.main(["--layers", "784", "8", "10", "--batch-size", "16", "--epochs", "3", *flags])
+        small = "--layers 784 8 10 --batch-size 16 --epochs 3 --learning-rate 0.002"
+        status = train.main([*small.split(), *flags])
         said = capsys.readouterr()
         return status, said.out, said.err
 

@@ -29,9 +29,9 @@ class Strengths(NamedTuple):
     flip: float = 0.0  # the share of pictures that are mirrored, left to right
 
 
-STRENGTHS = {
-    "mnist": Strengths(rotation=15, scale=0.15, shear=0.15, shift=0.5, elastic=1.1),
-    "fashion-mnist": Strengths(scale=0.05, shift=1.5, flip=0.5),
+STRENGTHS = {  # that pay in a training of ten seconds; for clothes, none does
+    "mnist": Strengths(rotation=10, scale=0.1, shear=0.1, shift=0.5, elastic=0.7),
+    "fashion-mnist": Strengths(),
 }
 
 

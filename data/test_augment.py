@@ -171,12 +171,12 @@ def test_a_result_does_not_depend_on_the_batch(strengths: Strengths) -> None:
     assert deform(pictures[:0], draws[:0], strengths).shape == (0, 784)
 
 
-@pytest.mark.parametrize("dataset", CLASSES)
-def test_tuned_strengths_change_pictures_and_keep_their_ink(dataset: str) -> None:
+@pytest.mark.parametrize("strengths", [STRENGTHS["mnist"], Strengths(scale=0.05, shift=1.5, flip=0.5)])
+def test_modest_strengths_change_pictures_and_keep_their_ink(strengths: Strengths) -> None:
     rows, columns = np.indices((28, 28)) - 13.5
     ring = np.where(abs(np.hypot(rows / 9, columns / 6) - 0.85) < 0.15, 255, 0).astype(np.uint8)
     pictures = np.tile(ring.ravel(), (1000, 1))
-    result = deform(pictures, drawn(1000), STRENGTHS[dataset])
+    result = deform(pictures, drawn(1000), strengths)
     assert len(np.unique(result, axis=0)) == 1000
     ink = result.sum(axis=1) / ring.sum()
     assert ink.mean() == pytest.approx(1, abs=0.03) and 0.5 < ink.min() and ink.max() < 1.6

@@ -147,7 +147,7 @@ def follow(settings: train.Settings) -> tuple[nn.Params, dict[str, Curve]]:
 
 
 def draw_run(settings: train.Settings) -> dict[str, Figure]:
-    """Trains, reads the test pictures and draws what came of it: the figures by name.
+    """Trains, reads the test pictures and draws what came of it: the figures by name. Pictures deformed only if any were.
 
     ValueError where the settings are not for the classes of their dataset.
     """
@@ -159,15 +159,17 @@ def draw_run(settings: train.Settings) -> dict[str, Figure]:
     activation, loss = train.functions_of(vars(settings))
     A = loss.output(read(params, X, activation, loss))
     rows = find_mistakes(A, Y, 9)
-    originals, strengths = X[[np.argmax(Y == k) for k in range(K)]], Strengths(**settings.augment)
-    versions = [deform(originals, rng.uniform(-1, 1, (K, DRAWS)).astype(np.float32), strengths) for _ in range(4)]
-    return {
+    figures = {
         "curves": draw_curves(curves),
         "confusion": draw_confusion(count_confusions(nn.get_predictions(A), Y, K), classes),
         "first-layer": draw_first_layer(params["W1"]),
         "mistakes": draw_mistakes(X[rows], Y[rows], A[rows], classes),
-        "deformed": draw_deformed(originals, np.stack(versions)),
     }
+    if (strengths := Strengths(**settings.augment)) != Strengths():
+        originals = X[[np.argmax(Y == k) for k in range(K)]]
+        draws = rng.uniform(-1, 1, (4, K, DRAWS)).astype(np.float32)
+        figures["deformed"] = draw_deformed(originals, np.stack([deform(originals, d, strengths) for d in draws]))
+    return figures
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -154,7 +154,7 @@ def test_command_writes_small_png_files(
     plots.follow(train.parse_settings([*FLAGS, "--dataset", dataset, "--hold-out"]))
     lines = capsys.readouterr().out.splitlines()
     assert plots.main([*FLAGS, "--dataset", dataset]) == 0
-    names = ["curves", "confusion", "first-layer", "mistakes", "deformed"]
+    names = ["curves", "confusion", "first-layer", "mistakes", *["deformed"] * (dataset == "mnist")]  # clothes are not
     paths = [Path("plots", dataset, f"{name}.png") for name in names]
     assert capsys.readouterr().out.splitlines() == [*lines, *map(str, paths)]
     for path in paths:
