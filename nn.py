@@ -69,7 +69,7 @@ def cross_entropy(Z: Array, Y: Labels) -> np.floating:
 
 
 def smoothed_cross_entropy(Z: Array, Y: Labels) -> np.floating:
-    """cross_entropy with SMOOTHING of the target spread over all classes (Szegedy et al. 2016): + s mean_n (z_Y - z_mean)."""
+    """cross_entropy + s mean_n (z_Y - z_mean): a share s of the target is spread over all classes (Szegedy et al. 2016)."""
     spread: np.floating = (Z[np.arange(len(Y)), Y] - Z.mean(axis=1)).sum() / len(Y)
     return cross_entropy(Z, Y) + SMOOTHING * spread
 

@@ -740,7 +740,7 @@ def test_a_signal_ends_the_run_and_a_second_one_the_process(
 def test_augment_deforms_by_the_dataset_s_strengths_or_by_others(command: Command) -> None:
     learnt = []
     own = data.augment.STRENGTHS["mnist"]
-    changes = {"none": data.augment.Strengths(), "by dataset": own, "rotation=5,flip=1": own._replace(rotation=5, flip=1)}
+    changes = {"none": data.augment.Strengths(), "by dataset": own, "shift=1,flip=1": own._replace(shift=1, flip=1)}
     for flag, strengths in changes.items():
         assert command("--augment", flag)[0] == 0
         params, about = nn.load_params(WEIGHTS)
@@ -777,7 +777,8 @@ def test_an_error_is_one_line_and_exit_status_1(command: Command, flags: str, me
     ("--learning-rate 0", "must be above 0, got '0'"), ("--learning-rate nan", "must be above 0, got 'nan'"),
     ("--learning-rate inf", "got 'inf'"), ("--min-accuracy high", "'high'"), ("--layers a", "'a'"),
     ("--min-accuracy 98", "must lie in 0..1, got '98'"), ("--augment rotation", "'rotation'"),
-    ("--augment twist=1", "must give numbers of 0 or more to some of rotation, scale"), ("--augment shift=-1", "'shift=-1'"),
+    ("--augment twist=1", "must give numbers of 0 or more to some of rotation, scale"),
+    ("--augment shift=-1", "got 'shift=-1'"),
 ])
 def test_wrong_usage_is_exit_status_2(
     command: Command, capsys: pytest.CaptureFixture[str], flags: str, message: str
@@ -799,7 +800,7 @@ def test_resume_names_the_flag_that_differs(command: Command) -> None:
         ("--layers 784 9 10", "layers [784, 8, 10], not [784, 9, 10]"), ("--init small", "init he, not small"),
         ("--optimizer sgd", "optimizer adam, not sgd"),
     ):
-        failed(command, f"{CHECKPOINT} is of a run with {was}; resume with the same flags", "--resume", *flags.split())
+        failed(command, f"{CHECKPOINT} is of a run with {was}; resume with its flags", "--resume", *flags.split())
 
 
 def test_resume_refuses_a_checkpoint_without_a_whole_state(command: Command) -> None:

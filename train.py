@@ -171,7 +171,7 @@ def start(settings: Settings) -> tuple[nn.State, float]:
     params, about = nn.load_params(path)
     for name, value in shaping(settings).items():
         if about.get(name) != value:
-            raise ValueError(f"{path} is of a run with {name} {about.get(name)}, not {value}; resume with the same flags")
+            raise ValueError(f"{path} is of a run with {name} {about.get(name)}, not {value}; resume with its flags")
     rest, seconds = about.get("state"), about.get("seconds")
     state = {"params": params, **rest} if isinstance(rest, dict) else {}
     if outline(state) != outline(fresh) or not isinstance(seconds, float):
@@ -198,7 +198,8 @@ def run(settings: Settings, state: nn.State, X: npt.NDArray[np.uint8], Y: nn.Lab
     def watch(step: int, loss: float) -> None:
         if not math.isfinite(loss):
             epoch, rate = (step - 1) // steps + 1, settings.learning_rate
-            raise ArithmeticError(f"the loss is {loss} at step {step} (epoch {epoch}); try --learning-rate {rate / 10:g}")
+            place = f"step {step} (epoch {epoch})"
+            raise ArithmeticError(f"the loss is {loss} at {place}; try --learning-rate {rate / 10:g}")
         bar.update()
 
     with tqdm(total=steps, unit="step", delay=1, leave=False, disable=None) as bar:
@@ -261,7 +262,7 @@ def keep_freed_memory() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns its exit status: 0, 1 for an error or too low an accuracy, 130 for Ctrl-C, 143 for SIGTERM."""
+    """The command. Returns its exit status: 0, 1 for an error or low accuracy, 130 for Ctrl-C, 143 for SIGTERM."""
     settings = parse_settings(arguments)
     keep_freed_memory()
     try:

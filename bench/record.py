@@ -49,10 +49,11 @@ def train(dataset: str, recipe: str, seed: int) -> None:
     name, flags = f"{dataset}-{recipe}-{seed}", RECIPES[dataset, recipe].split()
     weights, log = ROOT / "weights" / f"{name}.pkl", LOGS / f"{name}.log"
     resume = weights.with_suffix(".checkpoint.pkl").exists() and log.exists()
-    command = ["train.py", "--dataset", dataset, *flags, "--seed", str(seed), "--weights", str(weights.relative_to(ROOT))]
+    command = ["train.py", "--dataset", dataset, *flags, "--seed", str(seed), "--weights", f"weights/{name}.pkl"]
     with open(log, "a" if resume else "w") as file:
         if not resume:
-            print(f"{describe_machine().partition(' Not installed')[0]}\n$ python {' '.join(command)}", file=file, flush=True)
+            machine = describe_machine().partition(" Not installed")[0]
+            print(f"{machine}\n$ python {' '.join(command)}", file=file, flush=True)
         with subprocess.Popen(
             [sys.executable, *command, *["--resume"] * resume], cwd=ROOT, text=True, stdout=subprocess.PIPE,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},

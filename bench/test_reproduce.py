@@ -23,7 +23,9 @@ def test_curves_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_network_below_its_claim_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_network_below_its_claim_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(reproduce, "train", lambda network, seed: (0.93 + seed / 1000, 1.0))
     monkeypatch.setattr(reproduce, "draw_curves", lambda path: None)
     assert reproduce.main() == 1

@@ -147,7 +147,7 @@ def follow(settings: train.Settings) -> tuple[nn.Params, dict[str, Curve]]:
 
 
 def draw_run(settings: train.Settings) -> dict[str, Figure]:
-    """Trains, reads the test pictures and draws what came of it: the figures by name. Pictures deformed only if any were.
+    """Trains, reads the test pictures and draws what came of it: the figures by name, of deformed pictures if any were.
 
     ValueError where the settings are not for the classes of their dataset.
     """
