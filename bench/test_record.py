@@ -1,0 +1,55 @@
+"""Tests of the recipes that train nothing large."""
+
+from pathlib import Path
+
+import pytest
+
+import train
+from bench import record
+
+ENDED = "epoch   1/2  loss 0.5000\nepoch   2/2  loss 0.2500\ntest accuracy 99.00% (100 errors in 10000), 12.3 s\n"
+
+
+@pytest.mark.parametrize(("dataset", "recipe"), record.RECIPES)
+def test_train_takes_the_flags_of_every_recipe(dataset: str, recipe: str) -> None:
+    settings = train.parse_settings(["--dataset", dataset, *record.RECIPES[dataset, recipe].split()])
+    assert settings.layers[0] == 784 and settings.layers[-1] == 10
+    assert settings.augment["flip"] == 0 or dataset != "mnist", "a mirrored digit is another digit or none"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project, with a train.py that stops in its first run and ends in the next."""
+    (tmp_path / "train.py").write_text(
+        "import pathlib, sys\n"
+        "checkpoint = pathlib.Path(sys.argv[sys.argv.index('--weights') + 1].replace('.pkl', '.checkpoint.pkl'))\n"
+        "checkpoint.parent.mkdir(exist_ok=True)\n"
+        "print('epoch   1/2  loss 0.5000' if '--resume' not in sys.argv else "
+        f"{ENDED.partition(chr(10))[2].strip()!r})\n"
+        "first = not checkpoint.exists()\n"
+        "checkpoint.touch()\n"
+        "sys.exit(130 * first)\n"
+    )
+    monkeypatch.setattr(record, "ROOT", tmp_path)
+    monkeypatch.setattr(record, "LOGS", tmp_path / "bench" / "logs")
+    record.LOGS.mkdir(parents=True)
+    return tmp_path
+
+
+def test_a_run_that_was_stopped_goes_on_and_its_log_with_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="130"):
+        record.main(["--recipe", "default", "--seeds", "7"])
+    log = record.LOGS / "mnist-default-7.log"
+    with pytest.raises(ValueError, match="mnist-default-7.log is of a run that has not ended"):
+        record.read(log)
+    record.main(["--recipe", "default", "--seeds", "7"])
+    assert log.read_text().splitlines(keepends=True)[2:] == ENDED.splitlines(keepends=True)
+    assert record.read(log) == ([0.5, 0.25], 1.0, 12.3)
+    assert "| mnist | `default` | 1 | 12 | 1.00 |" in capsys.readouterr().out
+    assert (folder / "bench" / "record.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_tells_mean_and_deviation(capsys: pytest.CaptureFixture[str]) -> None:
+    logs = [record.Log([0.1], error, 10.0) for error in (0.4, 0.5, 0.6)]
+    record.print_table({("mnist", "record"): logs})
+    assert "| mnist | `record` | 3 | 10 | 0.50 ± 0.10 |" in capsys.readouterr().out
