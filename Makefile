@@ -1,6 +1,6 @@
 # Every target makes the environment it needs, from pyproject.toml, and again only when that file changed.
 .DEFAULT_GOAL := help
-.PHONY: help train evaluate data test plots bench reproduce record mutants clean
+.PHONY: help train evaluate data test plots bench reproduce record mutants soak clean
 
 PYTHON ?= python3
 DATASET ?= mnist
@@ -45,6 +45,9 @@ bench: .venv/frameworks data  ## time training side by side with PyTorch, JAX an
 
 mutants: .venv/test  ## break nn.py in one place at a time and see that the tests notice
 	@.venv/bin/python -m bench.mutants
+
+soak: .venv/train data  ## try to lose a run, to get code run by a file, to crash what reads files: 15 minutes
+	@.venv/bin/python -m bench.soak
 
 clean:  ## remove the environment and caches; pictures and weights stay
 	rm -rf .venv .pytest_cache .mypy_cache .hypothesis

