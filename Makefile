@@ -1,6 +1,6 @@
 # Every target makes the environment it needs, from pyproject.toml, and again only when that file changed.
 .DEFAULT_GOAL := help
-.PHONY: help train evaluate data test plots bench reproduce record mutants soak clean
+.PHONY: help train evaluate data test predict demo plots bench reproduce record mutants soak clean
 
 PYTHON ?= python3
 DATASET ?= mnist
@@ -29,6 +29,13 @@ test: .venv/test $(if $(ROOM),.venv/$(ROOM))  ## check types and run the tests o
 	.venv/bin/mypy
 	.venv/bin/pytest $(ROOM)
 
+predict: .venv/demo  ## say what IMAGE=photo.png shows (IMAGE="a.png b.jpg" for several)
+	@.venv/bin/python -m demo.predict --dataset $(DATASET) $(IMAGE)
+
+demo: .venv/demo  ## serve the page to draw on; trains weights for DATASET if there are none
+	@test -f weights/$(DATASET).pkl || $(MAKE) --no-print-directory train
+	@.venv/bin/python -m demo.app --weights weights/$(DATASET).pkl $(ARGS)
+
 plots: .venv/demo data  ## draw a run: curves, confusions, weights, mistakes, deformed pictures, into plots/DATASET
 	@.venv/bin/python -m demo.plots --dataset $(DATASET) $(ARGS)
 
@@ -46,7 +53,7 @@ bench: .venv/frameworks data  ## time training side by side with PyTorch, JAX an
 mutants: .venv/test  ## break nn.py in one place at a time and see that the tests notice
 	@.venv/bin/python -m bench.mutants
 
-soak: .venv/train data  ## try to lose a run, to get code run by a file, to crash what reads files: 15 minutes
+soak: .venv/test data  ## try to lose a run, to get code run by a file, to crash what reads files: 15 minutes
 	@.venv/bin/python -m bench.soak
 
 clean:  ## remove the environment and caches; pictures and weights stay

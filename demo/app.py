@@ -1,0 +1,370 @@
+"""The page on which to draw, and the API behind it: `python -m demo.app` serves both.
+
+The page is index.html, beside this file: it asks the API alone, and nothing of other hosts. The API is described at
+/docs, whose scripts come from cdn.jsdelivr.net. Where DIGIT_API_KEY is set, every call of it needs that in X-API-Key.
+"""
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import re
+import reprlib
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import uvicorn
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse
+from fastapi.security import APIKeyHeader
+from numpy.typing import NDArray
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import ClientDisconnect
+
+import nn
+from data.image import PictureError, prepare_picture
+from data.load import CLASSES, load, scale_pixels
+from demo.predict import load_network
+from train import functions_of
+
+PAGE = Path(__file__).resolve().parent / "index.html"
+PIXELS = 784
+JSON = "application/json"
+PICTURES = "image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif"
+MAX_BYTES = 10_000_000  # of a body
+MAX_SECONDS = 30.0  # for a body to arrive
+MAX_CLIENTS = 64  # connections at a time; the next is answered 503
+STRONGEST, CLOSEST = 64, 5  # connections told of each layer, training pictures told of each answer
+KEY = r"[!-~]+"  # what can stand in a header
+
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+ERRORS = {
+    400: "The body did not arrive whole",
+    401: "The key in X-API-Key is missing or wrong",
+    408: f"The body took longer than {MAX_SECONDS:g} seconds",
+    413: f"The body has more than {MAX_BYTES} bytes",
+    415: f"The body is neither {JSON} nor one of {', '.join(PICTURES)}",
+    422: "The pixels are not what they should be, or nothing can be read in the picture",
+}
+
+
+@dataclass(frozen=True)
+class About:
+    """The network: units of its layers, functions, and the share of test pictures that it read right, in [0, 1].
+
+    training_pictures is 0 where they are not at hand; max_bytes is the limit of a body.
+    """
+
+    dataset: str
+    classes: list[str]
+    layers: list[int]
+    activation: str
+    loss: str
+    accuracy: float | None
+    training_pictures: int
+    max_bytes: int
+
+
+@dataclass(frozen=True)
+class Example:
+    """A training picture, its 784 pixels in [0, 1] row by row, and its label."""
+
+    label: int
+    name: str
+    picture: list[float]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the network makes of a picture; its numbers are rounded to four decimals.
+
+    label: the likeliest class, counted from 0. probabilities: one a class. activations: each hidden layer's outputs.
+    picture: the 784 pixels that the network saw, in [0, 1], row by row. connections: for each layer, the strongest as
+    (unit before, unit, activation x weight), strongest first. closest: the training pictures whose activations in the
+    last hidden layer are closest, closest first.
+    """
+
+    label: int
+    name: str
+    probabilities: list[float]
+    picture: list[float]
+    activations: list[list[float]]
+    connections: list[list[tuple[int, int, float]]]
+    closest: list[Example]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What was wrong with a call."""
+
+    detail: str
+
+
+class Memory(NamedTuple):
+    """The training pictures X (N, 784), their labels, the last hidden layer's outputs A (N, H) and |A_n|^2 / 2 (N,)."""
+
+    X: NDArray[np.uint8]
+    Y: nn.Labels
+    A: nn.Array
+    half: nn.Array
+
+
+class Network(NamedTuple):
+    """All that an answer needs; memory is None where the training pictures are not at hand."""
+
+    params: nn.Params
+    activation: nn.Activation
+    loss: nn.Loss
+    about: About
+    memory: Memory | None
+
+
+def read_network(path: Path) -> Network:
+    """The network of a file of weights. OSError, or ValueError for weights that do not read 28x28 pictures."""
+    params, settings = load_network(path)
+    activation, loss = functions_of(settings)
+    dataset, accuracy = str(settings["dataset"]), settings.get("accuracy")
+    layers = [len(params["W1"]), *(len(b) for name, b in params.items() if name[0] == "b")]
+    memory = remember(params, activation, loss, dataset)
+    about = About(
+        dataset, list(CLASSES[dataset]), layers, str(settings["activation"]), str(settings["loss"]),
+        accuracy if isinstance(accuracy, float) else None, len(memory.X) if memory else 0, MAX_BYTES,
+    )
+    return Network(params, activation, loss, about, memory)
+
+
+def remember(params: nn.Params, activation: nn.Activation, loss: nn.Loss, dataset: str) -> Memory | None:
+    """The training pictures as the network sees them, or None where they were not fetched."""
+    try:
+        X, Y = load(dataset, "train")
+    except FileNotFoundError:
+        return None
+    last_hidden = f"A{len(params) // 2 - 1}"
+    batches = (scale_pixels(X[i : i + 1000]) for i in range(0, len(X), 1000))
+    A = np.concatenate([nn.forward_propagation(params, x, activation, loss)[last_hidden] for x in batches])
+    return Memory(X, Y, A, (A * A).sum(axis=1) / 2)
+
+
+def answer(network: Network, x: NDArray[np.float32]) -> Answer:
+    """What the network makes of the picture x (784,) in [0, 1]."""
+    params, classes = network.params, network.about.classes
+    cache = nn.forward_propagation(params, x[None], network.activation, network.loss)
+    A = [cache[f"A{l}"][0] for l in range(len(params) // 2 + 1)]
+    shares = np.maximum(A[-1], 1e-9)  # where the loss is the squared error they need not add up to 1
+    label = int(shares.argmax())
+    return Answer(
+        label, classes[label], plain(shares / shares.sum()), plain(x), [plain(a) for a in A[1:-1]],
+        [strongest(A[l - 1], params[f"W{l}"], A[l]) for l in range(1, len(A))],
+        closest(network.memory, A[-2], classes) if network.memory else [],
+    )
+
+
+def plain(A: nn.Array) -> list[float]:
+    """A (n,) for JSON."""
+    numbers: list[float] = A.astype(np.float64).round(4).tolist()
+    return numbers
+
+
+def strongest(A: nn.Array, W: nn.Array, B: nn.Array) -> list[tuple[int, int, float]]:
+    """The largest A_i W_ij, by size, between the units of A (m,) and B (n,) that are not silent; W is (m, n)."""
+    rows, columns = np.flatnonzero(A), np.flatnonzero(B)
+    C = A[rows, None] * W[np.ix_(rows, columns)]
+    i, j = np.unravel_index(np.argsort(-abs(C), axis=None)[:STRONGEST], C.shape)
+    return list(zip(rows[i].tolist(), columns[j].tolist(), plain(C[i, j])))
+
+
+def closest(memory: Memory, a: nn.Array, classes: Sequence[str]) -> list[Example]:
+    """The training pictures whose A_n are closest to a (H,): |A_n - a|^2 / 2 = |A_n|^2 / 2 - A_n . a + |a|^2 / 2."""
+    distance = memory.half - memory.A @ a
+    rows = np.argpartition(distance, CLOSEST)[:CLOSEST]
+    return [
+        Example(int(memory.Y[n]), classes[memory.Y[n]], plain(scale_pixels(memory.X[n])))
+        for n in rows[np.argsort(distance[rows])]
+    ]
+
+
+def read_pixels(body: bytes) -> NDArray[np.float32]:
+    """{"pixels": [784 numbers in [0, 1]]} to an array (784,). PictureError for anything else."""
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise PictureError(f"the body is not JSON: {error}") from error
+    if not isinstance(content, dict) or content.keys() != {"pixels"} or not isinstance(content["pixels"], list):
+        raise PictureError('the body must be {"pixels": [...]} and nothing else')
+    pixels = content["pixels"]
+    if len(pixels) != PIXELS:
+        raise PictureError(f"pixels must be {PIXELS} numbers, 28 rows of 28, got {len(pixels)}")
+    for n, pixel in enumerate(pixels):
+        if type(pixel) not in (int, float) or not 0 <= pixel <= 1:  # NaN is not
+            raise PictureError(f"pixels[{n}] must be a number from 0 to 1, got {reprlib.repr(pixel)}")
+    return np.array(pixels, np.float32)
+
+
+async def read_body(request: Request) -> bytes:
+    """The body of a request. HTTPException where it is too large, too slow or cut short.
+
+    What is too much is read, for the client to hear the answer, but not kept.
+    """
+    body, size = bytearray(), 0
+    try:
+        async with asyncio.timeout(MAX_SECONDS):
+            async for chunk in request.stream():
+                size += len(chunk)
+                body += chunk if size <= MAX_BYTES else b""
+    except TimeoutError:
+        raise HTTPException(408, f"the body did not arrive within {MAX_SECONDS:g} seconds") from None
+    except ClientDisconnect:
+        raise HTTPException(400, "the body was cut short") from None
+    if size > MAX_BYTES:
+        raise HTTPException(413, f"the body has {size} bytes; at most {MAX_BYTES} are read")
+    return bytes(body)
+
+
+def policy(page: str, script: str = "", style: str = "", image: str = "") -> dict[str, str]:
+    """The Content-Security-Policy of a page: its inline scripts and styles, known by their hashes, and some sources."""
+    def own(tag: str) -> str:
+        texts = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()) for text in texts)
+        return " ".join(f"'sha256-{value.decode()}'" for value in hashes)
+
+    return {"Content-Security-Policy": "; ".join((
+        f"script-src {own('script')} {script}", f"style-src {own('style')} {style}", f"img-src data: {image}",
+        "connect-src 'self'", "default-src 'none'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
+    ))}
+
+
+async def add_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Gives every response the HEADERS that it does not have."""
+    response = await call_next(request)
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response
+
+
+def make_app(network: Network, key: str | None) -> FastAPI:
+    """The page and its API; where there is a key, the API needs it."""
+    page = PAGE.read_text(encoding="utf-8")
+    workers = ThreadPoolExecutor(os.cpu_count())  # at most so many pictures are decoded at a time
+
+    def check_key(given: str | None = Depends(APIKeyHeader(name="X-API-Key", auto_error=False))) -> None:
+        if not hmac.compare_digest((given or "").encode(), (key or "").encode()):
+            raise HTTPException(401, "the key in X-API-Key is missing or wrong", {"WWW-Authenticate": "X-API-Key"})
+
+    def read(kind: str, body: bytes) -> NDArray[np.float32]:
+        return read_pixels(body) if kind == JSON else scale_pixels(prepare_picture(body, network.about.dataset))
+
+    def think(kind: str, body: bytes) -> Answer:
+        try:
+            x = read(kind, body)
+        except PictureError as error:
+            raise HTTPException(422, str(error)) from error
+        return answer(network, x)
+
+    async def predict(request: Request) -> Answer:
+        """Reads a picture: 784 numbers in [0, 1], row by row, 0 for the ground and 1 for ink; or a picture file."""
+        kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if kind not in (JSON, *PICTURES):
+            raise HTTPException(415, f"Content-Type must be {JSON} or one of {', '.join(PICTURES)}, got {kind!r}")
+        body = await read_body(request)
+        return await asyncio.get_running_loop().run_in_executor(workers, think, kind, body)
+
+    def about() -> About:
+        """What the network is."""
+        return network.about
+
+    def health() -> dict[str, str]:
+        """Says that the server is there."""
+        return {"status": "ok"}
+
+    def show_page() -> HTMLResponse:
+        return HTMLResponse(page, headers=policy(page))
+
+    def show_docs() -> HTMLResponse:
+        docs = get_swagger_ui_html(openapi_url="/openapi.json", title="API")
+        elsewhere = "https://cdn.jsdelivr.net"
+        docs.headers.update(policy(bytes(docs.body).decode(), elsewhere, f"{elsewhere} 'unsafe-inline'", "https:"))
+        return docs
+
+    def errors(*codes: int) -> dict[int | str, dict[str, object]]:
+        return {code: {"model": Failure, "description": ERRORS[code]} for code in codes if key or code != 401}
+
+    numbers = {"type": "number", "minimum": 0, "maximum": 1}
+    array = {"type": "array", "items": numbers, "minItems": PIXELS, "maxItems": PIXELS}
+    pixels = {"type": "object", "properties": {"pixels": array}, "required": ["pixels"], "additionalProperties": False}
+    picture = {"type": "string", "format": "binary"}
+    content = {JSON: {"schema": pixels}} | {kind: {"schema": picture} for kind in PICTURES}
+    body = {"requestBody": {"required": True, "content": content}}
+
+    app = FastAPI(title="What does the picture show?", docs_url=None, redoc_url=None)
+    app.add_middleware(BaseHTTPMiddleware, dispatch=add_headers)
+    locks = [Depends(check_key)] if key else []
+    app.add_api_route("/api/predict", predict, methods=["POST"], dependencies=locks, responses=errors(*ERRORS),
+                      openapi_extra=body)
+    app.add_api_route("/api/network", about, dependencies=locks, responses=errors(401))
+    app.add_api_route("/api/health", health, dependencies=locks, responses=errors(401))
+    app.add_api_route("/", show_page, include_in_schema=False)
+    app.add_api_route("/docs", show_docs, include_in_schema=False)
+    return app
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens. OSError where it cannot."""
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    return socket.create_server(address[:2], family=family)
+
+
+def make_server(app: FastAPI) -> uvicorn.Server:
+    """What runs the app on a socket that listens; it logs warnings and errors alone."""
+    return uvicorn.Server(uvicorn.Config(
+        app, log_level="warning", server_header=False, limit_concurrency=MAX_CLIENTS, timeout_graceful_shutdown=2,
+    ))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command. Returns its exit status: 0 once it is stopped, 1 for an error."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--weights", type=Path, default=Path("weights/mnist.pkl"), metavar="FILE", help="the network")
+    parser.add_argument("--host", default="127.0.0.1", help="where to listen; 0.0.0.0 is every address of this machine")
+    parser.add_argument("--port", type=int, default=8000, help="from 1 to 65535; 0 takes any that is free")
+    settings = parser.parse_args(arguments)
+    key = os.environ.get("DIGIT_API_KEY")
+    try:
+        if key is not None and not re.fullmatch(KEY, key):
+            raise ValueError("DIGIT_API_KEY must be one or more letters, digits or signs of ASCII; unset it for no key")
+        app = make_app(read_network(settings.weights), key)
+    except (OSError, ValueError) as error:
+        print(f"demo.app: {error}", file=sys.stderr)
+        return 1
+    try:
+        listener = listen(settings.host, settings.port)
+    except (OSError, OverflowError) as error:
+        print(f"demo.app: cannot listen at {settings.host}:{settings.port}: {error}; name another --port or --host",
+              file=sys.stderr)
+        return 1
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    print(f"draw at http://{host}:{listener.getsockname()[1]} (the API: /docs); Ctrl-C stops it", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        make_server(app).run(sockets=[listener])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

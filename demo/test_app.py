@@ -1,0 +1,406 @@
+"""Tests of the API through a server of its own, with a small network of random weights."""
+
+import contextlib
+import http.client
+import io
+import json
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+import nn
+from data.image import prepare_picture
+from demo import app as demo
+
+LAYERS = [784, 12, 6, 10]
+KEY = "open-sesame"
+BLANK = [0.0] * 784
+
+
+def save_weights(path: Path, layers: list[int], **other: object) -> Path:
+    params = nn.init_params(layers, nn.INITS["he"], np.random.default_rng(0))
+    about = {"layers": layers, "activation": "relu", "loss": "cross_entropy", "dataset": "mnist", "accuracy": 0.5}
+    nn.save_params(path, params, about | other)
+    return path
+
+
+@contextlib.contextmanager
+def serving(network: demo.Network, key: str | None = None) -> Iterator[str]:
+    listener = demo.listen("127.0.0.1", 0)
+    server = demo.make_server(demo.make_app(network, key))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> demo.Network:
+    rng = np.random.default_rng(1)
+    pictures = rng.integers(0, 256, (50, 784), np.uint8), rng.integers(0, 10, 50)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "load", lambda dataset, split: pictures)
+        return demo.read_network(save_weights(tmp_path_factory.mktemp("weights") / "w.pkl", LAYERS))
+
+
+@pytest.fixture(scope="module")
+def url(network: demo.Network) -> Iterator[str]:
+    with serving(network) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def locked(network: demo.Network) -> Iterator[str]:
+    with serving(network, KEY) as url:
+        yield url
+
+
+def post(url: str, content: bytes, kind: str, **headers: str) -> httpx.Response:
+    return httpx.post(f"{url}/api/predict", content=content, headers={"Content-Type": kind, **headers}, timeout=60)
+
+
+def drawing(kind: str) -> bytes:
+    image = Image.new("L", (200, 300), 240)
+    ImageDraw.Draw(image).line([(60, 60), (140, 60), (90, 240)], 20, 18, "curve")
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+# What it answers
+
+
+def test_an_answer_is_what_the_network_computes(url: str, network: demo.Network) -> None:
+    x = np.random.default_rng(2).random(784).astype(np.float32)
+    got = httpx.post(f"{url}/api/predict", json={"pixels": x.tolist()}).json()
+    W = network.params
+    A1 = np.maximum(x @ W["W1"] + W["b1"], 0)
+    A2 = np.maximum(A1 @ W["W2"] + W["b2"], 0)
+    E = np.exp(A2 @ W["W3"] + W["b3"])
+    assert len(got["activations"]) == 2
+    told = got["probabilities"], *got["activations"], got["picture"]
+    for values, expected in zip(told, (E / E.sum(), A1, A2, x), strict=True):
+        np.testing.assert_allclose(values, expected, rtol=0, atol=6e-5)
+    assert (got["label"], got["name"]) == (E.argmax(), str(E.argmax()))
+
+
+def test_connections_are_the_strongest_between_units_that_speak(url: str, network: demo.Network) -> None:
+    x = np.random.default_rng(3).random(784)
+    got = httpx.post(f"{url}/api/predict", json={"pixels": x.tolist()}).json()
+    outputs = [x.tolist(), *got["activations"], got["probabilities"]]
+    for l, told in enumerate(got["connections"]):
+        every = [
+            (abs(a * w), i, j, a * w)
+            for i, a in enumerate(outputs[l]) for j, w in enumerate(network.params[f"W{l + 1}"][i].tolist())
+            if a and outputs[l + 1][j]
+        ]
+        strongest = sorted(every, reverse=True)[: demo.STRONGEST]
+        assert len(told) == len(strongest) > 0
+        np.testing.assert_allclose([value for *_, value in told], [value for *_, value in strongest], atol=3e-4)
+        for i, j, value in told:
+            assert value == pytest.approx(outputs[l][i] * network.params[f"W{l + 1}"][i, j], abs=3e-4)
+
+
+def test_closest_are_the_training_pictures_closest_in_the_last_hidden_layer(url: str, network: demo.Network) -> None:
+    assert network.memory
+    x = np.random.default_rng(4).random(784)
+    got = httpx.post(f"{url}/api/predict", json={"pixels": x.tolist()}).json()
+    order = np.linalg.norm(network.memory.A - np.array(got["activations"][1]), axis=1).argsort()[: demo.CLOSEST]
+    assert [example["label"] for example in got["closest"]] == network.memory.Y[order].tolist()
+    for example, n in zip(got["closest"], order, strict=True):
+        np.testing.assert_allclose(np.array(example["picture"]) * 255, network.memory.X[n], atol=0.02)
+        assert example["name"] == str(example["label"])
+
+
+def test_without_training_pictures_nothing_is_said_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.load.HOME", tmp_path)
+    network = demo.read_network(save_weights(tmp_path / "w.pkl", [784, 10]))
+    got = demo.answer(network, np.zeros(784, np.float32))
+    assert got.closest == [] and network.about.training_pictures == 0
+    assert got.activations == [] and got.connections == [[]] and got.probabilities == [0.1] * 10
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF"])
+def test_a_picture_file_goes_through_the_one_door(url: str, kind: str) -> None:
+    got = post(url, drawing(kind), f"image/{kind.lower()}").json()
+    X = prepare_picture(drawing(kind), "mnist")
+    np.testing.assert_allclose(np.array(got["picture"]) * 255, X, atol=0.02)
+    again = httpx.post(f"{url}/api/predict", json={"pixels": (X / 255).tolist()}).json()
+    assert again["probabilities"] == pytest.approx(got["probabilities"], abs=1e-4) and again["label"] == got["label"]
+
+
+def test_the_network_is_described(url: str) -> None:
+    assert httpx.get(f"{url}/api/network").json() == {
+        "dataset": "mnist", "classes": list("0123456789"), "layers": LAYERS, "activation": "relu",
+        "loss": "cross_entropy", "accuracy": 0.5, "training_pictures": 50, "max_bytes": 10_000_000,
+    }
+    assert httpx.get(f"{url}/api/health").json() == {"status": "ok"}
+
+
+def test_outputs_that_are_no_probabilities_are_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.load.HOME", tmp_path)
+    for activation in nn.ACTIVATIONS:
+        path = save_weights(tmp_path / "w.pkl", LAYERS, activation=activation, loss="mean_squared_error")
+        got = demo.answer(demo.read_network(path), np.ones(784, np.float32))
+        assert sum(got.probabilities) == pytest.approx(1, abs=6e-4) and min(got.probabilities) >= 0
+
+
+# What it refuses
+
+
+def changed(n: int, value: object) -> bytes:
+    return json.dumps({"pixels": BLANK[:n] + [value] + BLANK[n + 1 :]}).encode()
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b"", "the body is not JSON"),
+    (b"{pixels}", "the body is not JSON"),
+    (b"\xff\xfe{", "the body is not JSON"),
+    (b"[" * 100_000, "the body is not JSON"),
+    (b"[]", 'the body must be {"pixels": [...]} and nothing else'),
+    (b'{"pixels": 3}', 'the body must be {"pixels": [...]} and nothing else'),
+    (json.dumps({"pixels": BLANK, "more": 1}).encode(), 'the body must be {"pixels": [...]} and nothing else'),
+    (json.dumps({"pixels": BLANK[1:]}).encode(), "pixels must be 784 numbers, 28 rows of 28, got 783"),
+    (json.dumps({"pixels": [*BLANK, 0]}).encode(), "pixels must be 784 numbers, 28 rows of 28, got 785"),
+    (changed(5, "1"), "pixels[5] must be a number from 0 to 1, got '1'"),
+    (changed(6, None), "pixels[6] must be a number from 0 to 1, got None"),
+    (changed(7, True), "pixels[7] must be a number from 0 to 1, got True"),
+    (changed(8, [0.5]), "pixels[8] must be a number from 0 to 1, got [0.5]"),
+    (changed(9, float("nan")), "pixels[9] must be a number from 0 to 1, got nan"),
+    (changed(10, float("inf")), "pixels[10] must be a number from 0 to 1, got inf"),
+    (changed(783, -0.001), "pixels[783] must be a number from 0 to 1, got -0.001"),
+    (changed(0, 255), "pixels[0] must be a number from 0 to 1, got 255"),
+    (changed(0, 10**400), "pixels[0] must be a number from 0 to 1, got 1000"),
+    (changed(0, "\ud800" * 10_000), "pixels[0] must be a number from 0 to 1, got '"),
+])
+def test_pixels_that_are_none_are_refused(url: str, content: bytes, message: str) -> None:
+    response = post(url, content, demo.JSON)
+    detail = response.json()["detail"]
+    assert response.status_code == 422 and detail.startswith(message) and len(detail) < 200
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF89a", drawing("PNG")[:200], b"<svg/>"])
+def test_a_file_that_is_no_picture_is_refused(url: str, content: bytes) -> None:
+    response = post(url, content, "image/png")
+    assert response.status_code == 422 and "picture" in response.json()["detail"]
+
+
+def test_a_blank_sheet_is_no_digit(url: str) -> None:
+    file = io.BytesIO()
+    Image.new("L", (280, 280), 255).save(file, "PNG")
+    response = post(url, file.getvalue(), "image/png")
+    assert response.status_code == 422 and "no ink" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded", "image/svg+xml"])
+def test_another_type_of_body_is_refused(url: str, kind: str) -> None:
+    response = post(url, b"{}", kind)
+    assert response.status_code == 415
+    assert response.json()["detail"].startswith("Content-Type must be application/json or one of image/png, ")
+
+
+@pytest.mark.parametrize("kind", [demo.JSON, "image/png"])
+@pytest.mark.parametrize("chunks", [1, 11])
+def test_too_large_a_body_is_refused(url: str, kind: str, chunks: int) -> None:
+    size = demo.MAX_BYTES // chunks + 1  # more than one chunk has no Content-Length
+    content = b" " * size if chunks == 1 else (b" " * size for _ in range(chunks))
+    response = httpx.post(f"{url}/api/predict", content=content, headers={"Content-Type": kind}, timeout=60)
+    assert response.status_code == 413
+    assert response.json()["detail"] == f"the body has {size * chunks} bytes; at most 10000000 are read"
+
+
+def test_the_largest_body_is_read(url: str) -> None:
+    content = json.dumps({"pixels": BLANK}).encode()
+    assert post(url, content.ljust(demo.MAX_BYTES), demo.JSON).status_code == 200
+
+
+def raw(url: str, head: str, body: bytes) -> socket.socket:
+    host, port = url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=30)
+    connection.sendall(f"POST /api/predict HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n".encode() + body)
+    return connection
+
+
+def test_a_body_that_does_not_come_is_given_up(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "MAX_SECONDS", 0.2)
+    with raw(url, "Content-Type: image/png\r\nContent-Length: 100\r\nConnection: close", b"half") as connection:
+        answer = b"".join(iter(lambda: connection.recv(10_000), b"")).decode()
+    assert answer.startswith("HTTP/1.1 408") and "did not arrive within 0.2 seconds" in answer
+
+
+def test_a_body_cut_short_harms_nobody(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    raw(url, "Content-Type: image/png\r\nContent-Length: 100", b"half").close()
+    assert httpx.get(f"{url}/api/health").status_code == 200
+    time.sleep(0.1)
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("call", ["GET /api/health", "GET /api/network", "POST /api/predict"])
+def test_every_call_needs_the_key_where_there_is_one(locked: str, call: str) -> None:
+    method, path = call.split()
+
+    def status(*key: str | bytes) -> int:
+        content = json.dumps({"pixels": BLANK}) if method == "POST" else None
+        headers = [(b"X-API-Key", one if isinstance(one, bytes) else one.encode()) for one in key]
+        headers.append((b"Content-Type", b"application/json"))
+        response = httpx.request(method, locked + path, headers=headers, content=content)
+        assert response.status_code == 200 or response.headers["WWW-Authenticate"] == "X-API-Key"
+        assert response.status_code == 200 or response.json() == {"detail": "the key in X-API-Key is missing or wrong"}
+        return int(response.status_code)
+
+    assert status() == status("") == 401
+    assert {status(key) for key in (KEY[:-1], KEY + "e", KEY.upper(), b"caf\xe9")} == {401}
+    assert status(KEY) == 200
+
+
+def test_the_page_itself_needs_no_key(locked: str) -> None:
+    assert httpx.get(locked).status_code == 200
+
+
+# How it is served
+
+
+@pytest.mark.parametrize(("path", "status"), [("/", 200), ("/docs", 200), ("/openapi.json", 200), ("/api/network", 200),
+                                              ("/api/predict", 405), ("/nothing", 404)])
+def test_every_response_has_the_headers(url: str, path: str, status: int) -> None:
+    response = httpx.get(url + path)
+    assert response.status_code == status and "Server" not in response.headers
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.headers["Referrer-Policy"] == "no-referrer"
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert response.headers["X-Frame-Options"] == "DENY"
+    assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+    assert "frame-ancestors 'none'" in response.headers["Content-Security-Policy"]
+    assert ("unsafe-inline" in response.headers["Content-Security-Policy"]) == (path == "/docs")
+
+
+@pytest.mark.parametrize("path", [
+    "/index.html", "/app.py", "/demo/index.html", "/nn.py", "/../nn.py", "/%2e%2e/nn.py", "/..%2fnn.py", "//etc/passwd",
+    "/etc/passwd", "/weights/mnist.pkl", "/.git/config", "/static/", "/api/../../nn.py",
+])
+def test_nothing_of_the_disk_is_served(url: str, path: str) -> None:
+    connection = http.client.HTTPConnection(url.removeprefix("http://"))  # httpx would resolve the dots
+    connection.request("GET", path)
+    response = connection.getresponse()
+    assert (response.status, response.read()) == (404, b'{"detail":"Not Found"}')
+    connection.close()
+
+
+def test_the_page_names_no_other_host() -> None:
+    page = demo.PAGE.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
+    assert not re.search(r"https?:|//[a-z]|@import|src=|<link(?! rel=\"icon\" href=\"data:)", page)
+
+
+def test_the_api_stands_up_to_schemathesis(url: str, locked: str, tmp_path: Path) -> None:
+    for where, options in ((url, []), (locked, ["-H", f"X-API-Key: {KEY}"])):
+        command = [
+            str(Path(sys.executable).with_name("schemathesis")), "run", f"{where}/openapi.json", *options,
+            "--exclude-checks", "positive_data_acceptance",  # a picture may be blank
+            "--max-examples", "30", "--seed", "0", "--no-color", "--generation-database", "none",
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout
+
+
+# The command
+
+
+def start(*arguments: object) -> tuple[subprocess.Popen[str], str]:
+    """A server of the command's, and where it says that it is."""
+    command = [sys.executable, "-m", "demo.app", *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=demo.PAGE.parent.parent)
+    assert process.stdout
+    line = process.stdout.readline()
+    found = re.search(r"http://127\.0\.0\.1:\d+", line)
+    assert found, f"the server says {line!r}"
+    return process, found[0]
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    with process:
+        process.terminate()
+
+
+def test_2000_requests_of_8_clients_are_answered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    process, url = start("--port", 0, "--weights", save_weights(tmp_path / "w.pkl", [784, 256, 128, 10]))
+    bodies = ("image/png", drawing("PNG")), (demo.JSON, json.dumps({"pixels": BLANK}).encode())
+
+    def client(number: int) -> list[tuple[int, float]]:
+        done = []
+        with httpx.Client(timeout=60) as session:
+            for n in range(250):
+                started, (kind, content) = time.perf_counter(), bodies[n % 5 > 0]
+                response = session.post(f"{url}/api/predict", content=content, headers={"Content-Type": kind})
+                done.append((response.status_code, time.perf_counter() - started))
+        return done
+
+    try:
+        with ThreadPoolExecutor(8) as clients:
+            done = [one for many in clients.map(client, range(8)) for one in many]
+    finally:
+        stop(process)
+    cuts = statistics.quantiles([seconds * 1000 for _, seconds in done], n=100)
+    with capsys.disabled():
+        print(f"\n{len(done)} requests of 8 clients: median {cuts[49]:.0f} ms, 99th percentile {cuts[98]:.0f} ms")
+    assert [status for status, _ in done] == [200] * 2000
+
+
+def test_a_port_that_is_taken_is_named(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    port = url.rpartition(":")[2]
+    assert demo.main(["--port", port, "--weights", str(save_weights(tmp_path / "w.pkl", LAYERS))]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"demo.app: cannot listen at 127.0.0.1:{port}: ")
+    assert error.endswith("another --port or --host\n")
+
+
+@pytest.mark.parametrize(("layers", "other", "message"), [
+    ([784, 9], {}, "reads mnist with 784 inputs and 9 classes"),
+    ([100, 10], {}, "reads mnist with 100 inputs and 10 classes"),
+    ([784, 10], {"dataset": "letters"}, "reads letters with 784 inputs and 10 classes"),
+    ([784, 10], {"activation": "step"}, "activation step"),
+])
+def test_weights_of_another_kind_are_refused(
+    layers: list[int], other: dict[str, object], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert demo.main(["--weights", str(save_weights(tmp_path / "w.pkl", layers, **other))]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_weights_that_are_missing_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo.main(["--weights", str(tmp_path / "none.pkl")]) == 1
+    error = f"demo.app: there are no weights at {tmp_path}/none.pkl; to make them: make train, or "
+    assert capsys.readouterr().err.startswith(error)
+
+
+@pytest.mark.parametrize("key", ["", "two words", "clé", "line\n"])
+def test_a_key_that_no_header_can_hold_is_refused(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DIGIT_API_KEY", key)
+    assert demo.main(["--weights", str(save_weights(tmp_path / "w.pkl", LAYERS))]) == 1
+    assert capsys.readouterr().err.startswith("demo.app: DIGIT_API_KEY must be")
+
+
+def test_the_command_asks_for_the_key_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIGIT_API_KEY", KEY)
+    process, url = start("--port", 0, "--weights", save_weights(tmp_path / "w.pkl", LAYERS))
+    try:
+        assert httpx.get(f"{url}/api/health").status_code == 401
+        assert httpx.get(f"{url}/api/health", headers={"X-API-Key": KEY}).status_code == 200
+    finally:
+        stop(process)

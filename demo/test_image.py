@@ -1,0 +1,365 @@
+"""Tests of data/image.py, with Pillow's drawings as pictures; the last tests are demo/kinds.py with fewer pictures."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image, ImageDraw, ImageFilter
+
+import nn
+import train
+from data import image
+from data.image import PictureError, prepare_picture
+from data.load import load
+from demo import kinds
+from demo.predict import load_network
+
+Line = list[tuple[int, int]]  # (x, y) from 0 to 100
+SEVEN: list[Line] = [[(30, 20), (70, 20), (45, 80)]]
+FIVE: list[Line] = [[(40, 22), (38, 48), (60, 48), (64, 65), (50, 78), (34, 74)], [(52, 20), (70, 20)]]  # its hat is apart
+FOUR: list[Line] = [[(40, 20), (30, 52), (58, 52)], [(70, 25), (68, 80)]]  # its two strokes do not touch
+RNG = np.random.default_rng(0)
+pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+
+
+def drawn(lines: list[Line] = SEVEN, side: int = 300, width: int = 7, paper: int = 255, pen: int = 0) -> Image.Image:
+    """Lines with round ends, smooth at the edges; width in hundredths of the side."""
+    sheet = Image.new("L", (4 * side, 4 * side), paper)
+    draw, r = ImageDraw.Draw(sheet), 2 * side * width // 100
+    for line in lines:
+        points = [(x * side // 25, y * side // 25) for x, y in line]
+        draw.line(points, fill=pen, width=2 * r)
+        for x, y in points:
+            draw.ellipse((x - r, y - r, x + r, y + r), fill=pen)
+    return sheet.resize((side, side), Image.Resampling.BOX)
+
+
+def saved(picture: Image.Image, format: str = "PNG", **options: object) -> bytes:
+    return kinds.save(picture, format, **options)
+
+
+def read(picture: Image.Image, dataset: str = "mnist", format: str = "PNG") -> npt.NDArray[np.int64]:
+    return prepare_picture(saved(picture, format), dataset).reshape(28, 28).astype(np.int64)
+
+
+def far(X: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> float:
+    """The mean difference of two pictures where either has ink, in grey levels."""
+    return float(np.abs(X - other)[(X > 0) | (other > 0)].mean())
+
+
+def check_form(X: npt.NDArray[np.int64]) -> None:
+    """What all 60,000 training pictures of MNIST fulfil."""
+    ink = np.nonzero(X)
+    assert max(np.ptp(at) + 1 for at in ink) == 20
+    assert all(abs(np.average(at, weights=X[ink]) - 14) <= 0.51 for at in ink)
+    assert X.max() == 255
+
+
+# Files
+
+def on_nothing(picture: Image.Image, mode: str) -> Image.Image:
+    """The ink alone, what is paper being transparent."""
+    clear = Image.new(mode, picture.size, 0)
+    clear.putalpha(picture.point(lambda v: 255 - v))
+    return clear
+
+
+MODES: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "1": lambda p: p.convert("1", dither=Image.Dither.NONE),
+    "L": lambda p: p,
+    "P": lambda p: p.convert("P"),
+    "RGB": lambda p: p.convert("RGB"),
+    "RGBA": lambda p: p.convert("RGBA"),
+    "LA on nothing": lambda p: on_nothing(p, "L"),
+    "RGBA on nothing": lambda p: on_nothing(p, "RGB"),
+    "16 bit": lambda p: Image.fromarray(np.asarray(p).astype(np.uint16) * 257),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_of_png_gives_the_same(mode: str) -> None:
+    X = read(MODES[mode](drawn()))
+    check_form(X)
+    assert far(X, read(drawn())) < (20 if mode == "1" else 1)
+
+
+@pytest.mark.parametrize("format, mode", [
+    ("JPEG", "L"), ("JPEG", "RGB"), ("JPEG", "CMYK"), ("WEBP", "RGB"), ("WEBP", "RGBA"), ("BMP", "L"), ("BMP", "RGB"),
+    ("BMP", "1"), ("GIF", "L"), ("GIF", "P"),
+])
+def test_every_format_gives_the_same(format: str, mode: str) -> None:
+    assert far(read(drawn().convert(mode), format=format), read(drawn())) < (25 if mode == "1" else 5)
+
+
+def test_of_a_film_the_first_picture_is_read() -> None:
+    content = saved(drawn(), "GIF", save_all=True, append_images=[drawn(FOUR)])
+    assert far(prepare_picture(content, "mnist").reshape(28, 28).astype(np.int64), read(drawn())) < 5
+
+
+@pytest.mark.parametrize("turn", kinds.TURNS)
+def test_exif_is_obeyed(turn: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    content = saved(drawn().transpose(kinds.TURNS[turn]), "JPEG", exif=exif)
+    assert far(prepare_picture(content, "mnist").reshape(28, 28).astype(np.int64), read(drawn())) < 5
+
+
+@pytest.mark.parametrize("format", image.FORMATS)
+def test_a_file_cut_short_is_refused(format: str) -> None:
+    content = saved(drawn(), format)
+    for length in (len(content) // 2, len(content) // 10 + 20):
+        with pytest.raises(PictureError, match="damaged or cut short|not a picture"):
+            prepare_picture(content[:length], "mnist")
+
+
+@pytest.mark.parametrize("format", image.FORMATS)
+def test_damaged_bytes_raise_nothing_else(format: str) -> None:
+    content = np.frombuffer(saved(drawn(side=60), format), np.uint8)
+    refused = 0
+    for _ in range(100):
+        damaged = content.copy()
+        damaged[RNG.integers(len(content), size=5)] = RNG.integers(0, 256, 5)
+        try:
+            assert prepare_picture(damaged.tobytes(), "mnist").shape == (784,)
+        except PictureError:
+            refused += 1
+    assert refused
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4", b"<!DOCTYPE html>", RNG.bytes(5000), saved(drawn(), "TIFF")])
+def test_what_is_no_picture_is_refused(content: bytes) -> None:
+    with pytest.raises(PictureError, match="not a picture that can be read; PNG, JPEG, WEBP, BMP, GIF can"):
+        prepare_picture(content, "mnist")
+
+
+def header_of_png(width: int, height: int) -> bytes:
+    """A PNG that ends where its pixels should begin."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"".join([b"\x89PNG\r\n\x1a\n", struct.pack(">I", 13), chunk, struct.pack(">I", zlib.crc32(chunk)),
+                     struct.pack(">I", 100), b"IDAT"])
+
+
+@pytest.mark.parametrize("width, height", [(8000, 8000), (10_000, 10_000), (40_000, 40_000), (2**31 - 1, 2**31 - 1)])
+def test_a_picture_of_too_many_pixels_is_refused_by_its_header(width: int, height: int) -> None:
+    with pytest.raises(PictureError, match="more than 50,000,000 pixels"):
+        prepare_picture(header_of_png(width, height), "mnist")
+
+
+# No digit, or several
+
+BLANKS: dict[str, Callable[[int], npt.NDArray[np.generic]]] = {
+    "white": lambda n: np.full((n, n), 255, np.uint8),
+    "black": lambda n: np.zeros((n, n), np.uint8),
+    "grey": lambda n: np.full((n, n, 3), 130, np.uint8),
+    "transparent": lambda n: np.zeros((n, n, 4), np.uint8),
+    "transparent white": lambda n: np.full((n, n, 4), (255, 255, 255, 0), np.uint8),
+    "faint noise": lambda n: np.clip(RNG.normal(240, 4, (n, n)), 0, 255).astype(np.uint8),
+    "dark noise": lambda n: np.clip(RNG.normal(5, 4, (n, n)), 0, 255).astype(np.uint8),
+    "strong noise": lambda n: RNG.integers(0, 256, (n, n), np.uint8),
+    "texture": lambda n: np.asarray(Image.fromarray(RNG.integers(120, 256, (n, n), np.uint8)).filter(
+        ImageFilter.GaussianBlur(2))),
+    "light that falls off": lambda n: np.tile(np.linspace(60, 230, n), (n, 1)).astype(np.uint8),
+    "vignette": lambda n: (220 * (1 - 0.3 * np.add.outer(*2 * [np.linspace(-1, 1, n) ** 2]) / 2)).astype(np.uint8),
+}
+
+
+@pytest.mark.parametrize("side", [28, 200, 900])
+@pytest.mark.parametrize("blank", BLANKS)
+def test_an_empty_picture_is_never_a_digit(blank: str, side: int) -> None:
+    with pytest.raises(PictureError, match="no ink|several digits" if side == 28 else "no ink"):
+        read(Image.fromarray(BLANKS[blank](side)))
+
+
+@pytest.mark.parametrize("blank", ["white", "black", "grey", "transparent", "faint noise", "dark noise"])
+def test_an_empty_picture_is_no_clothing(blank: str) -> None:
+    with pytest.raises(PictureError, match="nothing in the picture"):
+        read(Image.fromarray(BLANKS[blank](200)), "fashion-mnist")
+
+
+def beside(left: Image.Image, right: Image.Image) -> Image.Image:
+    both = Image.new("L", (left.width + right.width, left.height), 255)
+    both.paste(left, (0, 0))
+    both.paste(right, (left.width, 0))
+    return both
+
+
+def test_several_digits_are_refused() -> None:
+    for pair in (beside(drawn(), drawn(FOUR)), beside(drawn(FIVE), drawn())):
+        with pytest.raises(PictureError, match="several digits"):
+            read(pair)
+
+
+@pytest.mark.parametrize("lines", [FIVE, FOUR, [*SEVEN, [(38, 50), (38, 51)]]], ids=["five", "four", "dot"])
+def test_strokes_close_by_are_one_digit(lines: list[Line]) -> None:
+    """Nothing is lost: as much ink as in the drawing, trimmed and averaged down."""
+    X, picture = read(drawn(lines)), 255 - np.asarray(drawn(lines)).astype(np.float32)
+    check_form(X)
+    rows, columns = (np.flatnonzero(picture.any(axis=axis)) for axis in (1, 0))
+    scale = 20 / max(np.ptp(rows) + 1, np.ptp(columns) + 1)
+    assert X.sum() == pytest.approx(picture.sum() * scale**2, rel=0.1)
+
+
+def test_specks_and_what_the_edge_cuts_off_are_no_ink() -> None:
+    picture = drawn()
+    draw = ImageDraw.Draw(picture)
+    draw.ellipse((20, 250, 25, 255), fill=0)
+    draw.rectangle((250, 0, 300, 200), fill=0)
+    assert far(read(picture), read(drawn())) < 1
+
+
+# What is made of it
+
+def test_a_digit_is_averaged_down_and_centred_by_its_mass() -> None:
+    """Ink of 160 x 96 pixels: its blocks of 8 x 8 are the pixels of the 20 x 12, whole pixels from the middle."""
+    L = np.zeros((160, 96))
+    L[:, :20], L[-20:] = 1, 1
+    small = L.reshape(20, 8, 12, 8).mean(axis=(1, 3))
+    top, left = (round(14 - np.average(np.arange(n), weights=small.sum(axis=1 - k))) for k, n in enumerate((20, 12)))
+    expected = np.pad(small, [(top, 8 - top), (left, 16 - left)])
+    sheet = np.full((400, 300), 230, np.uint8)
+    sheet[37:197, 151:247] -= (200 * L).astype(np.uint8)
+    X = read(Image.fromarray(sheet))
+    check_form(X)
+    assert far(X, np.rint(255 * expected).astype(np.int64)) < 16
+
+
+@pytest.mark.parametrize("width", [2, 6, 14, 20])
+def test_strokes_come_out_as_wide_as_those_of_mnist(width: int) -> None:
+    X = read(drawn(side=600, width=width))
+    check_form(X)
+    assert 1.7 < image.stroke_width(X / 255) < 3.9
+
+
+@pytest.mark.parametrize("side", [24, 40, 100, 640, 2000])
+@pytest.mark.parametrize("paper, pen", [(255, 0), (0, 255), (200, 120), (40, 90)])
+def test_size_and_polarity_do_not_matter(side: int, paper: int, pen: int) -> None:
+    X = read(drawn(side=side, paper=paper, pen=pen))
+    assert far(X, read(drawn())) < (60 if side < 50 else 25)
+
+
+def test_transparent_corners_are_paper() -> None:
+    picture = drawn().convert("RGBA")
+    corners = Image.new("L", picture.size, 0)
+    ImageDraw.Draw(corners).rounded_rectangle((0, 0, 299, 299), 40, fill=255)
+    picture.putalpha(corners)
+    assert far(read(picture), read(drawn())) < 1
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "fashion-mnist"])
+def test_what_is_prepared_stays_as_it_is(dataset: str) -> None:
+    X = read(drawn(FIVE), dataset)
+    assert (read(Image.fromarray(X.astype(np.uint8)), dataset) == X).all()
+
+
+def test_clothes_are_trimmed_centred_and_negated() -> None:
+    """A block of 140 x 70 pixels, dark above and grey below, on a light ground: 28 x 14 pixels in the middle."""
+    sheet = np.full((300, 400, 3), 250, np.uint8)
+    sheet[20:90, 300:370], sheet[90:160, 300:370] = 10, 106
+    X = read(Image.fromarray(sheet), "fashion-mnist")
+    assert (X[:14, 7:21] == 255).all() and (X[14:, 7:21] == 153).all()
+    assert not X[:, :7].any() and not X[:, 21:].any()
+    assert (read(Image.fromarray(255 - sheet), "fashion-mnist") == X).all()
+
+
+# Parts
+
+def test_dilate_is_the_maximum_about_each_pixel() -> None:
+    f = RNG.random((11, 17))
+    for radius in range(7):
+        expected = [[f[max(0, i - radius) : i + radius + 1, max(0, j - radius) : j + radius + 1].max()
+                     for j in range(17)] for i in range(11)]
+        assert (image.dilate(f, radius) == expected).all()
+
+
+def flood(mask: npt.NDArray[np.bool_]) -> list[set[tuple[int, int]]]:
+    left, parts = {(int(i), int(j)) for i, j in np.argwhere(mask)}, []
+    while left:
+        part: set[tuple[int, int]] = set()
+        reached = {left.pop()}
+        while reached:
+            i, j = reached.pop()
+            part.add((i, j))
+            about = {(i + a, j + b) for a in (-1, 0, 1) for b in (-1, 0, 1)} & left
+            left -= about
+            reached |= about
+        parts.append(part)
+    return parts
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.4, 0.6, 0.9])
+def test_label_finds_the_connected_parts(share: float) -> None:
+    for _ in range(10):
+        mask = RNG.random((13, 17)) < share
+        parts = image.label(mask)
+        found = [{(int(i), int(j)) for i, j in np.argwhere(parts == k)} for k in range(1, parts.max() + 1)]
+        assert sorted(map(sorted, found)) == sorted(map(sorted, flood(mask)))
+
+
+def test_otsu_parts_with_the_largest_variance_between() -> None:
+    f = np.concatenate([RNG.normal(0.2, 0.1, 900), RNG.normal(0.7, 0.1, 100)]).clip(0, 1)
+    levels = (255 * f).astype(np.uint8)
+    classes = [(levels[levels < t], levels[levels >= t]) for t in range(levels.min() + 1, levels.max() + 1)]
+    between = [len(below) * len(above) * (below.mean() - above.mean()) ** 2 for below, above in classes]
+    assert image.otsu(f) == pytest.approx((levels.min() + 1 + int(np.argmax(between))) / 255)
+
+
+@pytest.mark.parametrize("angle", [0, 20, 45, 70])
+def test_stroke_width_of_a_bar(angle: int) -> None:
+    bar = Image.new("L", (400, 400))
+    ImageDraw.Draw(bar).rectangle((50, 190, 349, 209), fill=255)
+    f = np.asarray(bar.rotate(angle, Image.Resampling.BICUBIC)) / 255
+    assert image.stroke_width(f) == pytest.approx(20, rel=0.3)
+
+
+def test_stroke_width_of_a_ring() -> None:
+    y, x = np.mgrid[-100:101, -100:101]
+    f = (np.abs(np.hypot(x, y) - 70) < 6).astype(np.float64)
+    assert image.stroke_width(f) == pytest.approx(12, rel=0.05)
+
+
+def test_the_paper_is_found_under_the_ink() -> None:
+    y, x = np.mgrid[-1:1:100j, -1:1:120j]
+    light = 0.7 + 0.1 * x - 0.15 * y - 0.1 * x * y
+    ink = (np.abs(np.hypot(x, y) - 0.4) < 0.06)
+    assert np.abs(image.find_paper(np.where(ink, 0.1, light)) - light).max() < 0.05
+
+
+# The proof of demo/kinds.py, small
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Params, dict[str, object]]:
+    """A network that has not seen the held-out pictures."""
+    path = tmp_path_factory.mktemp("weights") / "mnist.pkl"
+    assert train.main(["--hold-out", "--epochs", "3", "--layers", "784", "128", "10", "--weights", str(path)]) == 0
+    return load_network(path)
+
+
+@pytest.mark.parametrize("kind", kinds.KINDS)
+def test_kind_is_read(kind: str, network: tuple[nn.Params, dict[str, object]]) -> None:
+    X, Y = load("mnist", "train")
+    some = slice(-10 if kind.startswith("12-mega") else -40, None)
+    back, refused = kinds.read_back(kinds.KINDS[kind], X[some], "mnist", seed=1)
+    assert kinds.count_right(*network, back, Y[some]) >= kinds.count_right(*network, X[some], Y[some]) - 2, refused
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "fashion-mnist"])
+def test_pictures_of_the_dataset_stay_as_they_are(dataset: str) -> None:
+    X = load(dataset, "train")[0][-1000:]
+    back, refused = kinds.read_back(kinds.as_it_is, X, dataset, seed=0)
+    assert not refused and (np.abs(back.astype(int) - X).max(axis=1) <= 1).mean() > 0.97
+
+
+def test_the_table_tells_a_kind_that_loses_too_much(
+    network: tuple[nn.Params, dict[str, object]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    X, Y = load("mnist", "train")
+    X, Y = X[-50:], Y[-50:]
+    made = {"good": kinds.as_it_is, "blank": lambda x, rng: saved(Image.new("L", (50, 50)))}
+    assert kinds.table(*network, X, Y, {"good": kinds.as_it_is}, 0.0)
+    assert not kinds.table(*network, X, Y, made, 2.0)
+    assert "| blank | 50 |" in capsys.readouterr().out
