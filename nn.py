@@ -333,7 +333,7 @@ def gradient_descent(
 
 # Weights on disk: a pickle of builtins alone, so that loading one can run nothing.
 
-MAX_BYTES, MAX_OPCODES = 500_000_000, 10_000  # an array takes 15 opcodes or so
+MAX_BYTES, MAX_OPCODES = 250_000_000, 10_000  # an array takes 15 opcodes or so
 PLAIN_OPCODES = set(
     "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT SHORT_BINUNICODE BINUNICODE "
     "SHORT_BINBYTES BINBYTES EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS".split()
@@ -362,16 +362,26 @@ def unpack(tree: object) -> object:
     return A
 
 
+def decode(data: bytes) -> object:
+    """The tree of which a file holds the pickle. ValueError, or nearly any other, unless it is plain and not too large."""
+    opcodes = [op.name for op, _, _ in islice(pickletools.genops(data), MAX_OPCODES)]
+    if alien := set(opcodes) - PLAIN_OPCODES:
+        raise ValueError(f"it uses {', '.join(alien)}, where weights are plain numbers, texts and bytes")
+    if len(data) > MAX_BYTES or opcodes[-1] != "STOP":
+        raise ValueError(f"it has more than {MAX_BYTES} bytes or {MAX_OPCODES} opcodes: too many for weights")
+    return unpack(pickle.loads(data))
+
+
 def save_params(path: Path, params: Params, about: dict[str, object]) -> None:
     """Writes params and about, builtins and arrays that tell how to use them, to path: whole or not at all.
 
-    ValueError for NaN or infinity, OSError that names path.
+    ValueError for what load_params would refuse, such as NaN; OSError that names path.
     """
-    packed, buffer = pack({"params": params, **about}), io.BytesIO()
-    unpack(packed)  # what could not be read again is not written
+    buffer = io.BytesIO()
     pickler = pickle.Pickler(buffer, protocol=4)
     pickler.fast = True  # no memo: nothing in the file refers to another part of it
-    pickler.dump(packed)
+    pickler.dump(pack({"params": params, **about}))
+    decode(buffer.getvalue())
     temporary = path.with_name(f"{path.name}.{os.urandom(8).hex()}.tmp")
     try:
         with open(temporary, "xb") as file:
@@ -392,15 +402,8 @@ def load_params(path: Path) -> tuple[Params, dict[str, object]]:
     """
     with open(path, "rb") as file:
         data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"{path} has more than {MAX_BYTES} bytes: too large for a file of weights")
     try:
-        opcodes = [op.name for op, _, _ in islice(pickletools.genops(data), MAX_OPCODES)]
-        if alien := set(opcodes) - PLAIN_OPCODES:
-            raise ValueError(f"it uses {', '.join(alien)}, where weights are plain numbers, texts and bytes")
-        if opcodes[-1] != "STOP":
-            raise ValueError(f"it has more than {MAX_OPCODES} opcodes")
-        about = unpack(pickle.loads(data))
+        about = decode(data)
         assert isinstance(about, dict), "no dict"
         params: Params = about.pop("params")
         shapes, expected = {k: A.shape for k, A in params.items()}, shapes_of(about["layers"])

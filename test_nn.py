@@ -557,7 +557,7 @@ def test_a_hostile_file_runs_nothing(path: Path, opcode: str, content: bytes) ->
     (b"}" + text("params") + b")" + b"\x85" * 5000 + b"NN\x87s.", "TUPLE1"),
     (b"})" + b"\x85" * 200_000 + b"Ns.", "TUPLE1"),  # to hash a key as deep as that overruns the stack
     (b"}(" + text("a") + b"]" * 4000 + b"a" * 3999 + text("params") + b"}u.", "RecursionError"),
-    (b"](" + b"}" * 10_000 + b"e.", "more than 10000 opcodes"),  # a byte would be 72 bytes in memory
+    (b"](" + b"}" * 10_000 + b"e.", "or 10000 opcodes: too many"),  # a byte would be 72 bytes in memory
     (b"}(" + b"".join(b"\x8a\x08" + struct.pack("<q", i * (2**61 - 1)) + b"N" for i in range(4)) + b"u.", "params"),
     (b"K\x01.", ""), (b"}.", "params"), (b"", ""),
     (b"}(" + text("params") + b"}" + text("layers") + b"K\x07u.", ""),
@@ -619,7 +619,7 @@ def test_weights_that_are_not_finite_are_neither_written_nor_read(path: Path, nu
 def test_a_file_too_large_is_not_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nn, "MAX_BYTES", path.stat().st_size)
     nn.load_params(path)
-    refused(path, path.read_bytes() + b"\0", "bytes: too large for a file of weights")
+    refused(path, path.read_bytes() + b"\0", f"more than {nn.MAX_BYTES} bytes or")
 
 
 class FullDisk(io.FileIO):
@@ -658,7 +658,7 @@ def test_writers_of_one_file_in_one_process_do_not_mix(path: Path, monkeypatch: 
 
 def test_a_device_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nn, "MAX_BYTES", 1000)
-    with pytest.raises(ValueError, match="/dev/zero has more than 1000 bytes"):
+    with pytest.raises(ValueError, match="/dev/zero does not hold weights"):
         nn.load_params(Path("/dev/zero"))
 
 
