@@ -30,7 +30,7 @@ test: .venv/test $(if $(ROOM),.venv/$(ROOM))  ## check types and run the tests o
 	.venv/bin/pytest $(ROOM)
 
 predict: .venv/demo  ## say what IMAGE=photo.png shows (IMAGE="a.png b.jpg" for several)
-	@.venv/bin/python -m demo.predict --dataset $(DATASET) $(IMAGE)
+	@.venv/bin/python -m demo.predict --dataset $(DATASET) $(IMAGE) $(ARGS)
 
 demo: .venv/demo  ## serve the page to draw on; trains weights for DATASET if there are none
 	@test -f weights/$(DATASET).pkl || $(MAKE) --no-print-directory train
@@ -53,8 +53,8 @@ bench: .venv/frameworks data  ## time training side by side with PyTorch, JAX an
 mutants: .venv/test  ## break nn.py in one place at a time and see that the tests notice
 	@.venv/bin/python -m bench.mutants
 
-soak: .venv/test data  ## try to lose a run, to get code run by a file, to crash what reads files: 15 minutes
-	@.venv/bin/python -m bench.soak
+soak: .venv/test data  ## try to lose a run, to get code run by a file, to crash what reads files; takes a while
+	@.venv/bin/python -m bench.soak $(ARGS)
 
 clean:  ## remove the environment and caches; pictures and weights stay
 	rm -rf .venv .pytest_cache .mypy_cache .hypothesis

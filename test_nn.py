@@ -774,6 +774,16 @@ def test_a_signal_during_the_imports_ends_the_process_without_a_word(tmp_path: P
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
 
 
+@each(("variables", "threads"), [
+    ({}, "1"), ({"OMP_NUM_THREADS": "3"}, "3"), ({"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "3"}, "2")])
+def test_one_thread_unless_the_user_says_more(tmp_path: Path, variables: dict[str, str], threads: str) -> None:
+    (tmp_path / "numpy.py").write_text("import os, sys\nsys.exit(os.environ['OPENBLAS_NUM_THREADS'])\n")
+    rest = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    environment = rest | variables | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, train.__file__], env=environment, capture_output=True, text=True)
+    assert done.stderr == f"{threads}\n"
+
+
 def test_the_script_takes_both_signals(monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = signal.SIGINT, signal.SIGTERM
     before = [signal.getsignal(number) for number in numbers]

@@ -24,6 +24,7 @@ DIGIT = 20  # long side of a digit in it
 STROKE = 1.9, 3.4  # the mean widths of strokes that are left alone; MNIST's lie between 1.7 and 3.9, 90 in 100
 FINE = 8  # times DIGIT is the long side of a digit while its strokes are measured
 WORK, COARSE, MAP = 640, 128, 250  # longest sides: at all, to find the paper, to tell strokes apart
+SMALL = 6  # the shortest side in which a digit is looked for
 CONTRAST = 0.1  # below it nothing is ink
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is lower
@@ -51,7 +52,8 @@ def read_picture(content: bytes) -> tuple[Grey, Grey]:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             image.draft(None, (WORK, WORK))  # a large JPEG is decoded at 1/2, 1/4 or 1/8
-            return grey_levels(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)
+            return grey_levels(image)
     except Image.DecompressionBombError:  # Pillow's own, where the picture is larger still
         raise PictureError(f"the picture has more than {MAX_PIXELS:,} pixels; make it smaller") from None
     except UnidentifiedImageError:
@@ -72,11 +74,11 @@ def grey_levels(image: Image.Image) -> tuple[Grey, Grey]:
 
 
 def lay_on_ground(f: Grey, alpha: Grey) -> Grey:
-    """The picture on an opaque ground: what is drawn on nothing on its contrary, other holes filled like the paper."""
+    """The picture on an opaque ground: black or white under what is drawn on nothing, else the colour of the paper."""
     if alpha.min() == 1 or alpha.max() == 0:
         return f * alpha
-    drawn = np.average(f, weights=alpha) < 0.5 if alpha.mean() < 0.5 else np.median(f[alpha > 0.5])
-    return alpha * f + (1 - alpha) * np.float32(drawn)
+    ground = np.average(f, weights=alpha) < 0.5 if alpha.mean() < 0.5 else np.median(f[alpha > 0.5])
+    return alpha * f + (1 - alpha) * np.float32(ground)
 
 
 def resize(f: Grey, size: tuple[int, int], how: Image.Resampling = Image.Resampling.BOX) -> Grey:
@@ -142,6 +144,8 @@ def is_of_mnist(f: Grey) -> bool:
 
 def find_ink(f: Grey) -> Grey:
     """The ink of the one digit that f shows, whatever the light on the paper. PictureError for none, or several."""
+    if min(f.shape) < SMALL:
+        raise PictureError("there is no ink in the picture: it is too small or too narrow")
     coarse = resize(f, fit(f, min(COARSE, max(f.shape))))
     if is_light_on_dark(coarse):
         f, coarse = 1 - f, 1 - coarse
@@ -174,7 +178,7 @@ def find_paper(f: Grey) -> Grey:
     It is below two closings, which fill what is dark and narrower than a third of the picture: of f, which is exact
     in a shadow with an edge, and of what f differs from a parabola, which is exact where the light falls off.
     """
-    radius = max(f.shape) // 6
+    radius = max(1, max(f.shape) // 6)
     smooth = fit_parabola(f)
     return smooth + blur(np.minimum(close(f, radius) - smooth, close(f - smooth, radius)), radius / 3)
 
@@ -234,7 +238,7 @@ def keep_digit(mask: Mask) -> Mask:
     if sizes.max() < 8:
         raise PictureError("there is no ink in the picture, or too little to tell what it is")
     length = max(int(np.ptp(at)) + 1 for at in np.nonzero(parts == sizes.argmax()))
-    strokes = (np.bincount(parts.ravel()) > 0.03 * sizes.max())[parts] & (parts > 0)
+    strokes = (sizes > 0.03 * sizes.max())[parts]
     groups = label(dilate(strokes, length // 6 + 1)) * strokes  # of strokes at most a third of that length apart
     sizes = inner_sizes(groups)
     if np.count_nonzero(sizes > 0.25 * sizes.max()) > 1:
