@@ -71,7 +71,7 @@ def parse_settings(arguments: Sequence[str] | None) -> Settings:
     add("--learning-rate", type=positive, default=0.003, metavar="RATE", help="of a step, at its highest")
     add("--schedule", choices=SCHEDULES, default="cosine", help="how the learning rate goes from step to step")
     add("--batch-size", type=count, default=128, metavar="N", help="pictures a step; 1 is each alone, 0 all at once")
-    add("--epochs", type=count, default=8, metavar="N", help="passes over the training pictures")
+    add("--epochs", type=count, default=6, metavar="N", help="passes over the training pictures")
     add("--pictures", type=count, default=0, metavar="N", help="train on the first N alone; 0 is all of them")
     add("--augment", type=strengths, default="by dataset", metavar="NAME=VALUE,...",
         help="how far every picture is deformed anew each epoch (data/augment.py); none is not at all")
