@@ -144,7 +144,7 @@ def unclean(folder: Path, number: int, status: int, errors: str) -> str:
     """What is wrong with the end of a run that a signal stopped: "" if nothing is."""
     said = errors.startswith("train.py: stopped; ") and errors.count("\n") == 1
     left = list((folder / "weights").glob("*.tmp"))
-    silent = (status, errors) == (-number, "")  # which a shell calls 128 + number too
+    silent = not errors and status in (-number, 128 + number)  # before the run begins, or after its end
     return "" if (said and status == 128 + number or silent) and not left else f"crashed: {status}, {left}: {errors}"
 
 
