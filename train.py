@@ -5,7 +5,7 @@ import signal
 
 if __name__ == "__main__":  # before NumPy is loaded, which takes long and reads the number of threads
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process without a word
-    # a second thread gains a fifth at most, and beside a busy program makes each product wait for it
+    # a second thread gains little, and beside a busy program makes each product wait for it
     os.environ.setdefault("OPENBLAS_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
 
 import argparse

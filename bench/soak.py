@@ -144,7 +144,9 @@ def unclean(folder: Path, number: int, status: int, errors: str) -> str:
     """What is wrong with the end of a run that a signal stopped: "" if nothing is."""
     said = errors.startswith("train.py: stopped; ") and errors.count("\n") == 1
     left = list((folder / "weights").glob("*.tmp"))
-    silent = not errors and status in (-number, 128 + number)  # before the run begins, or after its end
+    weights, checkpoint = (folder / "weights" / name for name in ("mnist.pkl", "mnist.checkpoint.pkl"))
+    idle = weights.exists() or not checkpoint.exists()  # before the run begins, or after its end
+    silent = not errors and (status == -number or status == 128 + number and idle)  # a shell makes the same of both
     return "" if (said and status == 128 + number or silent) and not left else f"crashed: {status}, {left}: {errors}"
 
 
