@@ -14,10 +14,11 @@ DATASET ?= mnist
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
-	@echo 'DATASET=fashion-mnist for clothes; ARGS="--epochs 20" for any flag of train.py (ARGS=--help lists them)'
+	@echo 'DATASET=fashion-mnist for clothes; ARGS="--epochs 20" for any flag of train.py (ARGS=--help lists them);'
+	@echo 'RANKS=4 trains with four processes, over MPI'
 
-train: .venv/train data  ## train on DATASET, keep the weights, print the test accuracy
-	@.venv/bin/python train.py --dataset $(DATASET) $(ARGS)
+train: .venv/train $(if $(RANKS),.venv/mpi) data  ## train on DATASET, keep the weights, print the test accuracy
+	@$(if $(RANKS),.venv/bin/mpiexec -n $(RANKS)) .venv/bin/python train.py --dataset $(DATASET) $(ARGS)
 
 evaluate: .venv/train data  ## score saved weights on the test pictures
 	@.venv/bin/python train.py --dataset $(DATASET) --evaluate $(ARGS)

@@ -299,12 +299,14 @@ def gradient_descent(
     learning_rate: Callable[[int], float], batch_size: int, epochs: int,
     prepare: Callable[[npt.NDArray[Pixel], Array], Array], draws: int = 0,
     watch: Callable[[int, float], None] = lambda step, value: None,
+    average: Callable[[Callable[[slice], Gradients], int], Gradients] = mean_gradients,
 ) -> Iterator[State]:
     """Yields the state after every epoch until epochs are done; from any of them it goes on as if it had never stopped.
 
     X (N, D), Y (N,), batch_size pictures a step in an order drawn anew each epoch. prepare makes X (n, D) of n pictures
     and of as many numbers in [-1, 1) for each as draws says, (n, draws), their chance. learning_rate is a function of
-    the step, counted from 1; watch is told each step and its batch's loss. ValueError where check_data finds fault.
+    the step, counted from 1; watch is told each step and its batch's loss; average stands for mean_gradients where many
+    processes share a batch. ValueError where check_data finds fault.
     """
     check_data(state["params"], X, Y, batch_size)
     rng = np.random.default_rng()
@@ -322,7 +324,7 @@ def gradient_descent(
                 grads = backward_propagation(params, cache, y, activation, loss)
                 return float(loss.value(cache[f"Z{len(params) // 2}"], y)), grads
 
-            value, grads = mean_gradients(gradients, len(rows))
+            value, grads = average(gradients, len(rows))
             direction, moments = optimizer.direction(grads, moments, step)
             params = update_params(params, direction, learning_rate(step))
             watch(step, value)

@@ -15,8 +15,10 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from pathlib import Path
@@ -353,10 +355,10 @@ def fresh(optimizer: str, seed: int = 0) -> nn.State:
 
 def fold(
     state: nn.State, epochs: int, optimizer: str, prepare: Any = noisy, batch_size: int = 4,
-    watch: Callable[[int, float], None] = lambda step, loss: None,
+    watch: Callable[[int, float], None] = lambda step, loss: None, average: Any = nn.mean_gradients,
 ) -> Iterator[nn.State]:
     rest = TANH, LOGISTIC, nn.OPTIMIZERS[optimizer], lambda step: 0.1 / step, batch_size, epochs, prepare, 1, watch
-    return nn.gradient_descent(state, X, Y, *rest)
+    return nn.gradient_descent(state, X, Y, *rest, average)
 
 
 @each("optimizer", nn.OPTIMIZERS)
@@ -411,6 +413,40 @@ def test_a_batch_taken_in_pieces_is_the_batch(monkeypatch: pytest.MonkeyPatch) -
         assert_close(one["params"], other["params"])
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-12)
         assert one["generator"] == other["generator"]
+
+
+class Together(train.Comm):
+    """Threads that train together, each a rank."""
+
+    def __init__(self, rank: int, parts: list[Any], barrier: threading.Barrier) -> None:
+        self.rank, self.size, self.parts, self.barrier = rank, len(parts), parts, barrier
+
+    def Allreduce(self, part: nn.Array, total: nn.Array) -> None:
+        self.parts[self.rank] = part
+        self.barrier.wait(10)
+        total[:] = sum(self.parts)
+        self.barrier.wait(10)
+
+
+@each(("ranks", "batch_size"), [(1, 4), (2, 4), (3, 4), (3, 10), (7, 4)])
+def test_ranks_that_share_batches_take_the_steps_of_one(
+    monkeypatch: pytest.MonkeyPatch, ranks: int, batch_size: int
+) -> None:
+    """Shares of unequal size, some of none; each picture keeps its own chance; one Allreduce a step."""
+    alone = list(fold(fresh("adam"), 2, "adam", batch_size=batch_size))
+    monkeypatch.setattr(nn, "PIECE", 3)
+    parts, barrier = [None] * ranks, threading.Barrier(ranks)
+
+    def work(rank: int) -> list[nn.State]:
+        average = train.share_batches(Together(rank, parts, barrier))
+        return list(fold(fresh("adam"), 2, "adam", batch_size=batch_size, average=average))
+
+    with ThreadPoolExecutor(ranks) as pool:
+        first, *others = pool.map(work, range(ranks))
+    assert all(bits(states) == bits(first) for states in others)
+    for one, together in zip(alone, first, strict=True):
+        assert_close(one["params"], together["params"])
+        assert one["loss"] == pytest.approx(together["loss"], rel=1e-12)
 
 
 def test_chance_is_uniform_from_minus_1_to_1() -> None:
@@ -782,6 +818,12 @@ def test_one_thread_unless_the_user_says_more(tmp_path: Path, variables: dict[st
     environment = rest | variables | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run([sys.executable, train.__file__], env=environment, capture_output=True, text=True)
     assert done.stderr == f"{threads}\n"
+
+
+def test_mpi_without_its_package_says_what_installs_it() -> None:
+    command = [sys.executable, "-S", train.__file__]  # -S hides all packages
+    done = subprocess.run(command, env=os.environ | {"PMI_RANK": "0"}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "") and done.stderr.endswith("pip install --group mpi\n")
 
 
 def test_the_script_takes_both_signals(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,20 +2,28 @@
 
 import os
 import signal
+import sys
+from importlib.util import find_spec
+
+STARTED_BY_MPI = not os.environ.keys().isdisjoint(("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK"))
 
 if __name__ == "__main__":  # before NumPy is loaded, which takes long and reads the number of threads
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process without a word
+    if STARTED_BY_MPI and not find_spec("mpi4py"):
+        sys.exit("train.py: to train on many processes, first: .venv/bin/python -m pip install --group mpi")
+    if STARTED_BY_MPI and "mpi4py" not in sys.modules:  # it ends all processes when one of them fails
+        os.execv(sys.executable, [sys.executable, "-m", "mpi4py", *sys.argv])
     # a second thread gains little, and beside a busy program makes each product wait for it
     os.environ.setdefault("OPENBLAS_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
 
 import argparse
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TypeAlias, cast
+from typing import TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -27,12 +35,38 @@ from data.load import CLASSES, load, scale_pixels
 
 Pictures: TypeAlias = tuple[npt.NDArray[np.uint8], nn.Labels]  # (N, 784) 0..255 and (N,)
 
+Beginning: TypeAlias = tuple[Pictures, Pictures, nn.State, float]  # to train on, to score on, and from; seconds spent
+T = TypeVar("T")
+
 SCHEDULES: dict[str, Callable[[float, int, int], float]] = {  # peak rate, step from 1, steps in all -> rate
     "constant": lambda peak, step, steps: peak,
     "cosine": lambda peak, step, steps: peak * 0.5 * (1 + math.cos(math.pi * (step - 1) / steps)),  # Loshchilov 2017
 }
 HELD_OUT = 10_000  # the last training pictures, which --hold-out keeps for measuring
 FREE = ("weights", "resume", "evaluate", "min_accuracy")  # flags that do not bear on the parameters
+
+
+class Comm:
+    """The processes that train together: what is used of mpi4py's MPI.COMM_WORLD, and here one process by itself."""
+
+    rank, size = 0, 1
+
+    def bcast(self, value: T) -> T:
+        """What rank 0 gives, to all."""
+        return value
+
+    def Allreduce(self, part: nn.Array, total: nn.Array) -> None:
+        """Makes total the sum of everybody's part, to all."""
+        total[:] = part
+
+
+def find_comm() -> Comm:
+    """All processes that mpiexec started, or this one alone."""
+    if not STARTED_BY_MPI:
+        return Comm()
+    from mpi4py import MPI
+
+    return cast(Comm, MPI.COMM_WORLD)
 
 
 class Settings(argparse.Namespace):
@@ -194,7 +228,25 @@ def preparation(settings: Settings) -> tuple[Callable[[npt.NDArray[np.uint8], nn
     return lambda batch, chance: scale_pixels(deform(batch, chance, chosen)), DRAWS
 
 
-def run(settings: Settings, state: nn.State, X: npt.NDArray[np.uint8], Y: nn.Labels) -> Iterator[nn.State]:
+def share_batches(comm: Comm) -> Callable[[Callable[[slice], nn.Gradients], int], nn.Gradients]:
+    """mean_gradients for many processes: each takes a share of the rows, and all get the mean, in one Allreduce."""
+
+    def average(gradients: Callable[[slice], nn.Gradients], n: int) -> nn.Gradients:
+        first, end = n * comm.rank // comm.size, n * (comm.rank + 1) // comm.size
+        rows = max(end - first, 1)  # a process too many takes a row that then counts for nothing
+        value, grads = nn.mean_gradients(lambda part: gradients(slice(first + part.start, first + part.stop)), rows)
+        part = np.concatenate([*map(np.ravel, grads.values()), [value]], dtype=grads["W1"].dtype)
+        part *= (end - first) / n
+        comm.Allreduce(part, total := np.empty_like(part))
+        parts = np.split(total, np.cumsum([g.size for g in grads.values()]))
+        return float(total[-1]), {k: p.reshape(g.shape) for (k, g), p in zip(grads.items(), parts)}
+
+    return average if comm.size > 1 else nn.mean_gradients
+
+
+def run(
+    settings: Settings, state: nn.State, X: npt.NDArray[np.uint8], Y: nn.Labels, comm: Comm = Comm()
+) -> Iterator[nn.State]:
     """The fold with the settings' functions, and movement within an epoch that takes long."""
     batch_size = settings.batch_size or len(X)
     steps = math.ceil(len(X) / batch_size)  # in an epoch
@@ -203,31 +255,42 @@ def run(settings: Settings, state: nn.State, X: npt.NDArray[np.uint8], Y: nn.Lab
         return SCHEDULES[settings.schedule](settings.learning_rate, step, steps * settings.epochs)
 
     def watch(step: int, loss: float) -> None:
-        if not math.isfinite(loss):
+        if comm.rank == 0 and not math.isfinite(loss):
             epoch, rate = (step - 1) // steps + 1, settings.learning_rate
             place = f"step {step} (epoch {epoch})"
             raise ArithmeticError(f"the loss is {loss} at {place}; try --learning-rate {rate / 10:g}")
         bar.update()
 
-    with tqdm(total=steps, unit="step", delay=1, leave=False, disable=None) as bar:
+    with tqdm(total=steps, unit="step", delay=1, leave=False, disable=comm.rank > 0 or None) as bar:
         for state in nn.gradient_descent(
             state, X, Y, *functions_of(vars(settings)), nn.OPTIMIZERS[settings.optimizer], learning_rate,
-            batch_size, settings.epochs, *preparation(settings), watch,
+            batch_size, settings.epochs, *preparation(settings), watch, share_batches(comm),
         ):
             bar.reset()
             yield state
 
 
-def train(settings: Settings) -> int:
-    """Trains, with a line and a checkpoint each epoch, and keeps the weights. Returns the exit status of report."""
+def begin(settings: Settings) -> Beginning:
+    """What a run needs from files, all of it checked before the work."""
     trained, scored = read_pictures(settings)
-    about = shaping(settings) | {"classes": list(CLASSES[settings.dataset])}
     state, seconds = start(settings)
     if settings.weights.is_dir():
         raise ValueError(f"{settings.weights} is a folder; name a file with --weights")
-    settings.weights.parent.mkdir(parents=True, exist_ok=True)  # an impossible folder is found before the work
+    settings.weights.parent.mkdir(parents=True, exist_ok=True)
+    return trained, scored, state, seconds
+
+
+def train(settings: Settings, comm: Comm) -> int:
+    """Trains, with a line and a checkpoint each epoch, and keeps the weights. Returns the exit status of report.
+
+    Rank 0 alone reads and writes files, prints and scores; the others take their shares of every batch.
+    """
+    trained, scored, state, seconds = cast(Beginning, comm.bcast(begin(settings) if comm.rank == 0 else None))
+    about = shaping(settings) | {"classes": list(CLASSES[settings.dataset])}
     started = time.perf_counter() - seconds
-    for state in run(settings, state, *trained):
+    for state in run(settings, state, *trained, comm):
+        if comm.rank > 0:
+            continue
         seconds = time.perf_counter() - started
         rest = {k: v for k, v in state.items() if k != "params"}
         nn.save_params(checkpoint_of(settings), state["params"], about | {"state": rest, "seconds": seconds})
@@ -235,6 +298,8 @@ def train(settings: Settings) -> int:
         held_out = f"  held-out {1 - count_errors(state['params'], about, scored) / HELD_OUT:.2%}" * settings.hold_out
         tqdm.write(f"epoch {state['epoch']:3}/{settings.epochs}  loss {state['loss']:.4f}{held_out}"
                    f"  {seconds:6.1f} s  {left:5.0f} s left")
+    if comm.rank > 0:
+        return 0
     errors = count_errors(state["params"], about, scored)
     nn.save_params(settings.weights, state["params"], about | {"accuracy": (len(scored[1]) - errors) / len(scored[1])})
     return report(settings, errors, len(scored[1]), seconds)
@@ -268,13 +333,29 @@ def keep_freed_memory() -> None:
     np.empty(30_000_000, np.uint8)
 
 
+@contextmanager
+def later(comm: Comm) -> Iterator[None]:
+    """Has other ranks than 0 fail a second later: where all fail, rank 0 tells why, and its end is that of all."""
+    try:
+        yield
+    except BaseException:
+        time.sleep(comm.rank > 0)
+        raise
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns its exit status: 0, or 1 for an error or low accuracy. SystemExit where stop raises it."""
-    settings = parse_settings(arguments)
+    comm, settings = find_comm(), None
+    try:
+        settings = parse_settings(arguments) if comm.rank == 0 else None
+    finally:
+        settings = comm.bcast(settings)
+    if settings is None or settings.evaluate and comm.rank > 0:
+        return 0
     keep_freed_memory()
     try:
-        with np.errstate(all="ignore"):  # of numbers that overflow, the loss tells
-            return evaluate(settings) if settings.evaluate else train(settings)
+        with np.errstate(all="ignore"), later(comm):  # of numbers that overflow, the loss tells
+            return evaluate(settings) if settings.evaluate else train(settings, comm)
     except OSError as error:
         where = f"{error.filename}: {error.strerror}; check that folder, or name another with --weights"
         print(f"train.py: {where if error.filename else error}", file=sys.stderr)

@@ -1,0 +1,297 @@
+"""What training on many processes gives and costs, on one machine and over a network, and a model of it.
+
+`python -m bench.ranks`: the tables of the README. Linux alone; the network is two namespaces, which only root can make.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import json
+import math
+import multiprocessing
+import os
+import select
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import nn
+import train
+from bench.compare import ROOT, describe_machine, header, line
+from data.augment import DRAWS, STRENGTHS, deform
+from data.load import load, scale_pixels
+
+MPIEXEC = Path(sys.executable).with_name("mpiexec")
+GIGABIT = 1e9 / 8  # bytes a second
+HOSTS = ("mlp-a", "mlp-b")  # network namespaces
+ENTER = """#!/bin/sh
+while [ "${1#-}" != "$1" ]; do shift; done  # flags of ssh
+host=$1
+shift
+exec ip netns exec "$host" sh -c "$*"
+"""
+TCP_ALONE = {"MPIR_CVAR_NOLOCAL": "1", "UCX_TLS": "tcp,self", "UCX_NET_DEVICES": "v0"}  # no shared memory between them
+WIDTHS, BATCHES, DELAYS = (128, 512, 1024), (128, 1024), (0.0, 1.0, 10.0)  # units, pictures, ms one way
+UNSEEN = (384, 512, 5.0)  # which the model is not fitted to
+
+
+class Job(NamedTuple):
+    """A training to time, 784-width-width-10 with Adam."""
+
+    width: int
+    batch: int
+    steps: int  # an epoch; the first of two is not counted
+    dtype: str = "float32"
+    deformed: bool = False
+    save: str = ""  # a file for the parameters
+
+    @property
+    def layers(self) -> list[int]:
+        """Units of each layer."""
+        return [784, self.width, self.width, 10]
+
+    @property
+    def size(self) -> int:
+        """Numbers in the parameters."""
+        return sum(math.prod(shape) for shape in nn.shapes_of(self.layers).values())
+
+
+class Timed(train.Comm):
+    """A Comm that counts the seconds spent in Allreduce, on the data and on waiting for the others."""
+
+    def __init__(self, comm: train.Comm) -> None:
+        self.comm, self.rank, self.size, self.seconds = comm, comm.rank, comm.size, 0.0
+
+    def Allreduce(self, part: nn.Array, total: nn.Array) -> None:
+        started = time.perf_counter()
+        self.comm.Allreduce(part, total)
+        self.seconds += time.perf_counter() - started
+
+
+class Step(NamedTuple):
+    """Mean seconds of a step, and of its Allreduce."""
+
+    seconds: float
+    allreduce: float
+
+
+def work(job: Job) -> Step:
+    """Trains two epochs as one of the ranks, and times the second."""
+    train.keep_freed_memory()
+    comm, rng = Timed(train.find_comm()), np.random.default_rng(0)
+    X, Y = load("mnist", "train")
+    activation, optimizer = nn.ACTIVATIONS["relu"], nn.OPTIMIZERS["adam"]
+    params = nn.init_params(job.layers, nn.INITS["he"], rng, job.dtype)
+    epochs = nn.gradient_descent(
+        nn.init_state(params, optimizer, rng), X[: job.batch * job.steps], Y[: job.batch * job.steps],
+        activation, nn.LOSSES["cross_entropy"](activation), optimizer, lambda step: 0.001, job.batch, 2,
+        lambda batch, chance: scale_pixels(deform(batch, chance, STRENGTHS["mnist"]) if job.deformed else batch)
+        .astype(job.dtype, copy=False), DRAWS * job.deformed, average=train.share_batches(comm),
+    )
+    next(epochs)
+    comm.seconds, started = 0.0, time.perf_counter()
+    state = next(epochs)
+    seconds = time.perf_counter() - started
+    if job.save and comm.rank == 0:
+        nn.save_params(Path(job.save), state["params"], {"layers": job.layers})
+    return Step(seconds / job.steps, comm.seconds / job.steps)
+
+
+def launch(job: Job, ranks: int, threads: int = 1, hosts: Sequence[str] = ()) -> Step:
+    """Starts the ranks on this machine, or one on each host, and waits for them. RuntimeError where they fail."""
+    worker = [sys.executable, "-m", "mpi4py", "-m", "bench.ranks", "--worker", json.dumps(job)]
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | {"OPENBLAS_NUM_THREADS": str(threads)}
+    with tempfile.TemporaryDirectory() as folder:
+        command = [str(MPIEXEC), "-n", str(ranks), *worker]
+        if hosts:
+            enter = Path(folder) / "enter"  # called with flags, a host and a command
+            enter.write_text(ENTER)
+            enter.chmod(0o755)
+            command[1:1] = ["-launcher", "ssh", "-launcher-exec", str(enter), "-hosts", ",".join(hosts), "-ppn", "1",
+                            "-iface", "v0"]
+            command[:0] = ["ip", "netns", "exec", hosts[0]]
+            environment |= TCP_ALONE
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    if done.returncode:
+        raise RuntimeError(f"{job} on {ranks} ranks: {done.stderr}")
+    return Step(*json.loads(done.stdout))
+
+
+def relay(ends: Sequence[int], delay: float, ready: "multiprocessing.synchronize.Event") -> None:
+    """Carries Ethernet frames between two TAP devices, at a gigabit a second and delay seconds late, until killed."""
+    os.setpriority(os.PRIO_PROCESS, 0, -20)  # the ranks keep all cores busy
+    ready.set()
+    underway: dict[int, deque[tuple[float, bytes]]] = {end: deque() for end in ends}
+    free = dict.fromkeys(ends, 0.0)  # when the line has sent all it was given
+    while True:
+        due = min((frames[0][0] for frames in underway.values() if frames), default=math.inf)
+        wait = None if due == math.inf else max(0.0, due - time.monotonic())
+        for end in select.select(ends, [], [], wait)[0]:
+            frame = os.read(end, 65536)
+            free[end] = max(free[end], time.monotonic()) + len(frame) / GIGABIT
+            underway[end].append((free[end] + delay, frame))
+        for end, other in zip(ends, reversed(ends)):
+            while underway[end] and underway[end][0][0] <= time.monotonic():
+                os.write(other, underway[end].popleft()[1])
+
+
+@contextlib.contextmanager
+def network(delay: float) -> Iterator[None]:
+    """HOSTS, joined by a gigabit a second: a veth pair, or where there is a delay (ms one way), a relay."""
+
+    def ip(*words: str) -> None:
+        subprocess.run(["ip", *words], check=True)
+
+    line: multiprocessing.Process | None = None
+    ends: list[int] = []
+    for host in HOSTS:
+        subprocess.run(["ip", "netns", "del", host], stderr=subprocess.DEVNULL)  # of a run that was killed
+        ip("netns", "add", host)
+    try:
+        if delay:
+            for host in HOSTS:
+                ends.append(os.open("/dev/net/tun", os.O_RDWR))
+                fcntl.ioctl(ends[-1], 0x400454CA, struct.pack("16sH22x", host.encode(), 0x1002))  # TUNSETIFF: TAP, no header
+                ip("link", "set", host, "netns", host, "name", "v0")
+        else:
+            ip("link", "add", "v0", "netns", HOSTS[0], "type", "veth", "peer", "name", "v0", "netns", HOSTS[1])
+        for number, host in enumerate(HOSTS, start=1):
+            ip("-n", host, "address", "add", f"10.9.0.{number}/24", "dev", "v0")
+            ip("-n", host, "link", "set", "v0", "mtu", "9000", "up")
+            ip("-n", host, "link", "set", "lo", "up")
+            if not delay:
+                subprocess.run(["tc", "-n", host, "qdisc", "add", "dev", "v0", "root", "tbf", "rate", "1gbit",
+                                "burst", "256kb", "latency", "50ms"], check=True)
+        if delay:
+            ready = multiprocessing.Event()
+            line = multiprocessing.Process(target=relay, args=(ends, delay / 1000, ready), daemon=True)
+            line.start()
+            ready.wait()
+        time.sleep(2)  # the kernel takes a second to see that a line is up
+        yield
+    finally:
+        if line:
+            line.kill()
+            line.join()
+        for end in ends:
+            os.close(end)
+        for host in HOSTS:
+            ip("netns", "del", host)
+
+
+class Model(NamedTuple):
+    """Seconds of a step with p ranks of which each takes rows pictures, for parameters of that size:
+
+    per_step + per_product * rows * size + per_number * size
+    + log2(p) * (latency + per_delay * delay) + 2 (p - 1) / p * 4 size / bandwidth.
+    """
+
+    per_step: float
+    per_product: float
+    per_number: float
+    latency: float
+    per_delay: float
+    bandwidth: float  # bytes a second
+
+    def predict(self, job: Job, ranks: int, delay: float) -> Step:
+        """What a step and its Allreduce take; delay in ms one way."""
+        rows = job.batch / ranks
+        compute = self.per_step + self.per_product * rows * job.size + self.per_number * job.size
+        late = math.log2(ranks) * (self.latency + self.per_delay * delay / 1000)
+        allreduce = late + 2 * (ranks - 1) / ranks * 4 * job.size / self.bandwidth
+        return Step(compute + allreduce, allreduce)
+
+
+def solve(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:
+    """The coefficients that miss the seconds by the least squares of relative errors."""
+    scaled = np.array(rows) / np.array(seconds)[:, None]
+    return [float(c) for c in np.linalg.lstsq(scaled, np.ones(len(rows)), rcond=None)[0]]
+
+
+def fit(measured: Mapping[tuple[Job, float], Step]) -> Model:
+    """The model of steps of two ranks, measured with delays in ms."""
+    compute = [(1.0, job.batch / 2 * job.size, job.size) for job, _ in measured]
+    allreduce = [(1.0, delay / 1000, 4 * job.size) for job, delay in measured]
+    per_step, per_product, per_number = solve(compute, [step.seconds - step.allreduce for step in measured.values()])
+    latency, per_delay, per_byte = solve(allreduce, [step.allreduce for step in measured.values()])
+    return Model(per_step, per_product, per_number, latency, per_delay, 1 / per_byte)
+
+
+def compare_on_one_machine() -> None:
+    """Prints one process of two threads beside two ranks of one thread."""
+    print(header("784-width-width-10, Adam", "batch", "1 process, 2 threads, s an epoch", "2 ranks, 1 thread, s an epoch",
+                 "ranks / threads", "in Allreduce"))
+    for width in (128, 256, 512, 1024):
+        for batch in BATCHES:
+            job = Job(width, batch, max(10, 60_000 // batch * 64 // max(width, 64)))
+            pairs = [(launch(job, 1, threads=2), launch(job, 2)) for _ in range(3)]
+            one, two = (statistics.median(step.seconds for step in steps) for steps in zip(*pairs))
+            share = statistics.median(pair[1].allreduce / pair[1].seconds for pair in pairs)
+            epoch = 60_000 / batch
+            print(line(str(width), str(batch), f"{one * epoch:.3g}", f"{two * epoch:.3g}", f"{two / one:.2f}", f"{share:.0%}"))
+
+
+def measure_network() -> dict[tuple[Job, float], Step]:
+    """Prints steps of two hosts, and returns them by job and delay, the unseen case last."""
+    print(header("width", "batch", "delay, ms", "ms a step", "in Allreduce, ms"))
+    measured = {}
+    for delay in (*DELAYS, UNSEEN[2]):
+        cases = [UNSEEN[:2]] if delay == UNSEEN[2] else [(width, batch) for width in WIDTHS for batch in BATCHES]
+        with network(delay):
+            for width, batch in cases:
+                job = Job(width, batch, 20)
+                step = measured[job, delay] = launch(job, 2, hosts=HOSTS)
+                print(line(str(width), str(batch), f"{delay:g}", f"{1e3 * step.seconds:.3g}", f"{1e3 * step.allreduce:.3g}"),
+                      flush=True)
+    return measured
+
+
+def print_model(measured: Mapping[tuple[Job, float], Step]) -> None:
+    """Prints the model, its error on the unseen case, and what it predicts."""
+    *known, (unseen, delay) = measured
+    model = fit({case: measured[case] for case in known})
+    print(f"\na step takes {1e6 * model.per_step:.0f} us + {1e12 * model.per_product:.1f} ps a picture and parameter"
+          f" + {1e9 * model.per_number:.2f} ns a parameter, and with p ranks log2(p) ({1e6 * model.latency:.0f} us +"
+          f" {model.per_delay:.1f} delays) + 2 (p - 1) / p bytes / {model.bandwidth / 1e6:.0f} MB/s")
+    misses = [model.predict(job, 2, late).seconds / measured[job, late].seconds - 1 for job, late in known]
+    print(f"error on the {len(known)} cases it was fitted to: {statistics.median(map(abs, misses)):.0%} (median),"
+          f" {max(map(abs, misses)):.0%} (worst)")
+    step, guess = measured[unseen, delay].seconds, model.predict(unseen, 2, delay).seconds
+    print(f"error on the unseen case, width {unseen.width}, batch {unseen.batch}, {delay:g} ms: {guess / step - 1:+.1%}"
+          f" ({1e3 * guess:.1f} ms predicted, {1e3 * step:.1f} ms measured)\n")
+    ranks = [2**k for k in range(1, 11)]
+    print(header("width", "batch", "delay, ms", *(f"{p} ranks" for p in ranks)))
+    for width, batch in ((512, 1024), (512, 16384), (2048, 1024), (2048, 16384), (8192, 16384)):
+        for delay in (0.0, 1.0):
+            job = Job(width, batch, 1)
+            alone = model.predict(job, 1, delay).seconds
+            shares = (f"{alone / p / model.predict(job, p, delay).seconds:.0%}" for p in ranks)
+            print(line(str(width), str(batch), f"{delay:g}", *shares))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    if worker := parser.parse_args(arguments).worker:
+        step = work(Job(*json.loads(worker)))
+        if train.find_comm().rank == 0:
+            print(json.dumps(step))
+        return
+    print(f"{describe_machine()}\n")
+    compare_on_one_machine()
+    print()
+    print_model(measure_network())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Tests of training over MPI, with ranks on this machine and, for root, in two network namespaces."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nn
+from bench import ranks
+from bench.compare import ROOT
+
+SMALL = "--layers 784 16 10 --optimizer sgd --learning-rate 0.1 --pictures 2000 --batch-size 100".split()
+SKIPS = not (os.geteuid() == 0 and shutil.which("ip") and shutil.which("tc") and Path("/dev/net/tun").exists())
+
+
+def start(count: int, *command: str) -> "subprocess.Popen[str]":
+    """A Python command on that many ranks, in this project's folder; it takes Ctrl-C."""
+    return subprocess.Popen(
+        [ranks.MPIEXEC, "-n", str(count), sys.executable, *command], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def train(count: int, weights: Path, *flags: str) -> tuple[int, str, str]:
+    """Exit status, output and errors of train.py."""
+    process = start(count, "train.py", "--weights", str(weights), *flags)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def assert_close(ours: nn.Params, theirs: nn.Params, error: float) -> None:
+    for k in ours:
+        assert np.abs(ours[k] - theirs[k]).max() <= error * np.abs(theirs[k]).max()
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_ranks_reach_in_float64_what_one_process_does(tmp_path: Path, count: int) -> None:
+    """Deformed pictures, and batches of 128, which three do not share evenly."""
+    learnt = []
+    for n in (1, count):
+        ranks.launch(ranks.Job(32, 128, 20, "float64", True, str(tmp_path / f"{n}.pkl")), n)
+        learnt.append(nn.load_params(tmp_path / f"{n}.pkl")[0])
+    assert learnt[0]["W1"].dtype == np.float64
+    assert_close(learnt[0], learnt[1], 1e-9)
+
+
+def test_the_command_reads_as_well_with_ranks_and_rank_0_alone_speaks(tmp_path: Path) -> None:
+    scores = []
+    for count in (1, 2, 3):
+        once = "--pictures", "128", "--epochs", "1", "--optimizer", "sgd"  # Adam would divide rounding by next to nothing
+        assert train(count, tmp_path / "step.pkl", *once)[0] == 0
+        step = nn.load_params(tmp_path / "step.pkl")[0]
+        status, out, err = train(count, tmp_path / "epoch.pkl", "--epochs", "2", "--augment", "none")
+        assert (status, err) == (0, "")
+        found = re.fullmatch(r"epoch   1/2 .*\nepoch   2/2 .*\ntest accuracy .* \((\d+) errors in 10000\), .*\n", out)
+        assert found
+        scores.append((step, int(found[1])))
+    for step, errors in scores[1:]:
+        assert_close(step, scores[0][0], 1e-5)
+        assert abs(errors - scores[0][1]) <= 10
+
+
+def test_a_checkpoint_goes_on_with_any_number_of_ranks(tmp_path: Path) -> None:
+    assert train(1, tmp_path / "whole.pkl", *SMALL, "--epochs", "3")[0] == 0
+    whole = nn.load_params(tmp_path / "whole.pkl")[0]
+    for before, after in ((3, 1), (1, 2), (2, 3)):
+        weights, checkpoint = tmp_path / "parts.pkl", tmp_path / "parts.checkpoint.pkl"
+        checkpoint.unlink(missing_ok=True)
+        process = start(before, "train.py", "--weights", str(weights), *SMALL, "--epochs", "3")
+        assert process.stdout
+        process.stdout.readline()  # of the first epoch
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        assert checkpoint.exists()
+        assert train(after, weights, *SMALL, "--epochs", "3", "--resume")[0] == 0
+        assert_close(nn.load_params(weights)[0], whole, 1e-4)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_killed_ends_the_run_and_the_rest_can_go_on(tmp_path: Path, rank: int) -> None:
+    process = start(2, "train.py", "--weights", str(tmp_path / "w.pkl"), "--epochs", "60", *SMALL)
+    assert process.stdout
+    process.stdout.readline()
+    of_this = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True).stdout.split()
+    ids = [pid for pid in of_this if f"PMI_RANK={rank}\0" in Path(f"/proc/{pid}/environ").read_text()]
+    started = time.monotonic()
+    os.kill(int(ids[0]), signal.SIGKILL)
+    process.communicate(timeout=30)
+    print(f"{time.monotonic() - started:.2f} s from kill -9 of rank {rank} to the end of all")
+    assert process.returncode != 0 and not (tmp_path / "w.pkl").exists()
+    assert train(2, tmp_path / "w.pkl", *SMALL, "--epochs", "60", "--resume")[0] == 0
+
+
+def test_a_rank_that_fails_ends_all_with_its_message(tmp_path: Path) -> None:
+    script = tmp_path / "fails.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "import nn, train\n"
+        "def fail(*rest): raise MemoryError('no memory for one')\n"
+        "if train.find_comm().rank == 1: nn.update_params = fail\n"
+        f"sys.exit(train.main({[*SMALL, '--weights', str(tmp_path / 'w.pkl')]}))\n"
+    )
+    process = start(3, "-m", "mpi4py", str(script))
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 1 and out == "" and err.count("train.py: no memory for one\n") == 1
+
+
+@pytest.mark.parametrize(("flags", "status", "message"), [
+    ("--epochs x", 2, "error: argument --epochs"),
+    ("--help", 0, "show this help message"),
+    ("--layers 784 5", 1, "train.py: labels must lie in 0..4"),
+    ("--optimizer sgd --learning-rate 1e30", 1, "train.py: the loss is "),
+    ("--resume", 1, "train.py: there is nothing to resume"),
+    ("--epochs 1 --pictures 500 --min-accuracy 1", 1, "below --min-accuracy"),
+])
+def test_what_befalls_all_is_said_once(tmp_path: Path, flags: str, status: int, message: str) -> None:
+    got, out, err = train(3, tmp_path / "w.pkl", *flags.split())
+    assert (got, (out + err).count(message)) == (status, 1)
+
+
+@pytest.mark.skipif(SKIPS, reason="network namespaces need root, ip and tc")
+def test_two_hosts_train_over_a_network_of_the_delay_asked_for() -> None:
+    job = ranks.Job(32, 64, 10)
+    with ranks.network(0):
+        near = ranks.launch(job, 2, hosts=ranks.HOSTS)
+    with ranks.network(5):
+        far = ranks.launch(job, 2, hosts=ranks.HOSTS)
+    assert near.allreduce < 0.005 <= far.allreduce < far.seconds
+
+
+def test_the_model_finds_what_made_the_steps() -> None:
+    truth = ranks.Model(1e-4, 2e-11, 3e-9, 1e-4, 2.0, 1e8)
+    cases = [(ranks.Job(w, b, 1), delay) for w in ranks.WIDTHS for b in ranks.BATCHES for delay in ranks.DELAYS]
+    assert ranks.fit({(job, delay): truth.predict(job, 2, delay) for job, delay in cases}) == pytest.approx(truth)
+    job = ranks.Job(128, 1024, 1)
+    assert truth.predict(job, 1, 10).allreduce == 0
+    assert truth.predict(job, 4, 10).allreduce == pytest.approx(2 * (1e-4 + 0.02) + 1.5 * 4 * job.size / 1e8)
