@@ -45,7 +45,7 @@ def test_ranks_reach_in_float64_what_one_process_does(tmp_path: Path, count: int
     """Deformed pictures, and batches of 128, which three do not share evenly."""
     learnt = []
     for n in (1, count):
-        ranks.launch(ranks.Job(32, 128, 20, "float64", True, str(tmp_path / f"{n}.pkl")), n)
+        ranks.launch(ranks.Job(32, 128, 20, 2, "float64", True, str(tmp_path / f"{n}.pkl")), n)
         learnt.append(nn.load_params(tmp_path / f"{n}.pkl")[0])
     assert learnt[0]["W1"].dtype == np.float64
     assert_close(learnt[0], learnt[1], 1e-9)
