@@ -17,6 +17,7 @@ from bench import ranks
 from bench.compare import ROOT
 
 SMALL = "--layers 784 16 10 --optimizer sgd --learning-rate 0.1 --pictures 2000 --batch-size 100".split()
+LONG = "--pictures 20000 --epochs 8".split()
 SKIPS = not (os.geteuid() == 0 and shutil.which("ip") and shutil.which("tc") and Path("/dev/net/tun").exists())
 
 
@@ -85,7 +86,7 @@ def test_a_checkpoint_goes_on_with_any_number_of_ranks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_killed_ends_the_run_and_the_rest_can_go_on(tmp_path: Path, rank: int) -> None:
-    process = start(2, "train.py", "--weights", str(tmp_path / "w.pkl"), "--epochs", "60", *SMALL)
+    process = start(2, "train.py", "--weights", str(tmp_path / "w.pkl"), *LONG)
     assert process.stdout
     process.stdout.readline()
     of_this = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True).stdout.split()
@@ -95,7 +96,7 @@ def test_a_rank_killed_ends_the_run_and_the_rest_can_go_on(tmp_path: Path, rank:
     process.communicate(timeout=30)
     print(f"{time.monotonic() - started:.2f} s from kill -9 of rank {rank} to the end of all")
     assert process.returncode != 0 and not (tmp_path / "w.pkl").exists()
-    assert train(2, tmp_path / "w.pkl", *SMALL, "--epochs", "60", "--resume")[0] == 0
+    assert train(2, tmp_path / "w.pkl", *LONG, "--resume")[0] == 0
 
 
 def test_a_rank_that_fails_ends_all_with_its_message(tmp_path: Path) -> None:
