@@ -70,7 +70,7 @@ def cross_entropy(Z: Array, Y: Labels) -> np.floating:
 
 
 def smoothed_cross_entropy(Z: Array, Y: Labels) -> np.floating:
-    """cross_entropy + s mean_n (z_Y - z_mean): a share s of the target is spread over all classes (Szegedy et al. 2016)."""
+    """cross_entropy + s mean_n (z_Y - z_mean): a share s of the target goes to all classes (Szegedy et al. 2016)."""
     spread: np.floating = (Z[np.arange(len(Y)), Y] - Z.mean(axis=1)).sum() / len(Y)
     return cross_entropy(Z, Y) + SMOOTHING * spread
 
@@ -235,17 +235,20 @@ OPTIMIZERS = {
 }
 
 
-def update_params(params: Params, direction: Params, learning_rate: float) -> Params:
-    """theta - learning_rate * direction; the direction of plain gradient descent is the gradients themselves.
+def update_params(params: Params, direction: Params, learning_rate: float, weight_decay: float = 0.0) -> Params:
+    """theta - learning_rate * (direction + weight_decay * theta), the decay apart from any moments (Loshchilov 2019).
 
-    ValueError, naming both sides, where the direction has other keys, shapes or dtypes than the parameters.
+    The direction of plain gradient descent is the gradients themselves. ValueError, naming both sides, where the
+    direction has other keys, shapes or dtypes than the parameters.
     """
     ours, theirs = ({k: (A.dtype, A.shape) for k, A in tree.items()} for tree in (params, direction))
     if ours != theirs:
         k = next(k for k in ours | theirs if ours.get(k) != theirs.get(k))
         raise ValueError(f"{k}: the parameter is {ours.get(k)}, its gradient {theirs.get(k)}")
-    rate = float(learning_rate)  # a NumPy float64 would make float64 of float32 parameters
-    return {k: params[k] - rate * direction[k] for k in params}
+    # a NumPy float64 would make float64 of float32 parameters
+    rate, kept = float(learning_rate), float(1 - learning_rate * weight_decay)
+    decayed = {k: kept * A for k, A in params.items()} if weight_decay else params
+    return {k: decayed[k] - rate * direction[k] for k in params}
 
 
 class State(TypedDict):
@@ -300,6 +303,7 @@ def gradient_descent(
     prepare: Callable[[npt.NDArray[Pixel], Array], Array], draws: int = 0,
     watch: Callable[[int, float], None] = lambda step, value: None,
     average: Callable[[Callable[[slice], Gradients], int], Gradients] = mean_gradients,
+    weight_decay: float = 0.0,
 ) -> Iterator[State]:
     """Yields the state after every epoch until epochs are done; from any of them it goes on as if it had never stopped.
 
@@ -326,7 +330,7 @@ def gradient_descent(
 
             value, grads = average(gradients, len(rows))
             direction, moments = optimizer.direction(grads, moments, step)
-            params = update_params(params, direction, learning_rate(step))
+            params = update_params(params, direction, learning_rate(step), weight_decay)
             watch(step, value)
             total += value * len(rows)
         generator = dict(rng.bit_generator.state)
@@ -365,7 +369,7 @@ def unpack(tree: object) -> object:
 
 
 def decode(data: bytes) -> object:
-    """The tree of which a file holds the pickle. ValueError, or nearly any other, unless it is plain and not too large."""
+    """The tree of which a file holds the pickle. ValueError, or nearly any other, unless it is plain and small."""
     opcodes = [op.name for op, _, _ in islice(pickletools.genops(data), MAX_OPCODES)]
     if alien := set(opcodes) - PLAIN_OPCODES:
         raise ValueError(f"it uses {', '.join(alien)}, where weights are plain numbers, texts and bytes")

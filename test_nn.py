@@ -333,6 +333,14 @@ def test_update_refuses_what_does_not_fit(change: dict[str, Any], message: str) 
 
 # The fold
 
+@each("dtype", DTYPES)
+def test_weight_decay_stands_apart_from_the_direction(dtype: type) -> None:
+    params: nn.Params = {"W1": np.full((1, 2), 8, dtype)}
+    direction: nn.Params = {"W1": np.array([[1, -2]], dtype)}
+    updated = nn.update_params(params, direction, np.float64(0.5), np.float64(0.25))["W1"]
+    assert updated.dtype == dtype and updated.tolist() == [[8 - 0.5 * (1 + 0.25 * 8), 8 - 0.5 * (-2 + 0.25 * 8)]]
+
+
 X, Y = frozen((np.arange(10, dtype=np.uint8).repeat(4).reshape(10, 4), np.arange(10) % 3))  # a picture holds its number
 
 
@@ -356,9 +364,10 @@ def fresh(optimizer: str, seed: int = 0) -> nn.State:
 def fold(
     state: nn.State, epochs: int, optimizer: str, prepare: Any = noisy, batch_size: int = 4,
     watch: Callable[[int, float], None] = lambda step, loss: None, average: Any = nn.mean_gradients,
+    weight_decay: float = 0.0,
 ) -> Iterator[nn.State]:
     rest = TANH, LOGISTIC, nn.OPTIMIZERS[optimizer], lambda step: 0.1 / step, batch_size, epochs, prepare, 1, watch
-    return nn.gradient_descent(state, X, Y, *rest, average)
+    return nn.gradient_descent(state, X, Y, *rest, average, weight_decay)
 
 
 @each("optimizer", nn.OPTIMIZERS)
@@ -386,7 +395,8 @@ def test_an_epoch_is_the_textbook_s_loop_over_every_picture_once(batch_size: int
         seen.append(batch[:, 0])
         return plain(batch, chance)
 
-    states = list(fold(fresh("adam"), 3, "adam", recording, batch_size, lambda *pair: told.append(pair)))
+    watch: Callable[[int, float], None] = lambda *pair: told.append(pair)
+    states = list(fold(fresh("adam"), 3, "adam", recording, batch_size, watch, weight_decay=0.3))
     steps = len(sizes)
     orders = [np.concatenate(seen[i : i + steps]).tolist() for i in (0, steps, 2 * steps)]
     assert [len(chosen) for chosen in seen] == sizes * 3 and all(sorted(order) == list(range(10)) for order in orders)
@@ -396,7 +406,7 @@ def test_an_epoch_is_the_textbook_s_loop_over_every_picture_once(batch_size: int
         net = Network(params, plain(X[chosen], np.empty(0)), Y[chosen], TANH, LOGISTIC)
         losses.append(float(loss_of(net)))
         direction, moments = nn.adam(gradients(net), moments, step)
-        params = nn.update_params(params, direction, 0.1 / step)
+        params = nn.update_params(params, direction, 0.1 / step, 0.3)
         if step % steps == 0:
             state = states[step // steps - 1]
             assert bits([state["params"], state["moments"]]) == bits([params, moments])

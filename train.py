@@ -80,6 +80,7 @@ class Settings(argparse.Namespace):
     optimizer: str
     learning_rate: float
     schedule: str
+    weight_decay: float
     batch_size: int
     epochs: int
     pictures: int
@@ -104,6 +105,7 @@ def parse_settings(arguments: Sequence[str] | None) -> Settings:
     add("--optimizer", choices=nn.OPTIMIZERS, default="adam", help="what makes a step of the gradients")
     add("--learning-rate", type=positive, default=0.003, metavar="RATE", help="of a step, at its highest")
     add("--schedule", choices=SCHEDULES, default="cosine", help="how the learning rate goes from step to step")
+    add("--weight-decay", type=share, default=0.0, metavar="SHARE", help="that a step at rate 1 takes off parameters")
     add("--batch-size", type=count, default=128, metavar="N", help="pictures a step; 1 is each alone, 0 all at once")
     add("--epochs", type=count, default=6, metavar="N", help="passes over the training pictures")
     add("--pictures", type=count, default=0, metavar="N", help="train on the first N alone; 0 is all of them")
@@ -264,7 +266,7 @@ def run(
     with tqdm(total=steps, unit="step", delay=1, leave=False, disable=comm.rank > 0 or None) as bar:
         for state in nn.gradient_descent(
             state, X, Y, *functions_of(vars(settings)), nn.OPTIMIZERS[settings.optimizer], learning_rate,
-            batch_size, settings.epochs, *preparation(settings), watch, share_batches(comm),
+            batch_size, settings.epochs, *preparation(settings), watch, share_batches(comm), settings.weight_decay,
         ):
             bar.reset()
             yield state

@@ -118,12 +118,12 @@ def launch(job: Job, ranks: int, threads: int = 1, hosts: Sequence[str] = ()) ->
         enter = Path(folder) / "enter"
         enter.write_text(ENTER)
         enter.chmod(0o755)
-        flags = ["-launcher", "ssh", "-launcher-exec", str(enter), "-hosts", ",".join(hosts), "-ppn", "1", "-iface", "v0"]
+        flags = f"-launcher ssh -launcher-exec {enter} -hosts {','.join(hosts)} -ppn 1 -iface v0".split()
         return Step(*json.loads(execute(flags, ranks, worker, TCP_ALONE | {"OPENBLAS_NUM_THREADS": "1"}, hosts[0])))
 
 
 def execute(flags: list[str], ranks: int, command: list[str], variables: Mapping[str, str], host: str = "") -> str:
-    """What a Python command with that many ranks prints, started by mpiexec on this machine or a host of the network."""
+    """What a Python command prints with that many ranks, started by mpiexec here or on a host of the network."""
     enter = ["ip", "netns", "exec", host] if host else []
     done = subprocess.run(
         [*enter, str(MPIEXEC), *flags, "-n", str(ranks), sys.executable, *command], cwd=ROOT, capture_output=True,
@@ -168,7 +168,7 @@ def network(delay: float) -> Iterator[None]:
         if delay:
             for host in HOSTS:
                 ends.append(os.open("/dev/net/tun", os.O_RDWR))
-                fcntl.ioctl(ends[-1], 0x400454CA, struct.pack("16sH22x", host.encode(), 0x1002))  # TUNSETIFF: TAP, no header
+                fcntl.ioctl(ends[-1], 0x400454CA, struct.pack("16sH22x", host.encode(), 0x1002))  # TUNSETIFF, TAP
                 ip("link", "set", host, "netns", host, "name", "v0")
         else:
             ip("link", "add", "v0", "netns", HOSTS[0], "type", "veth", "peer", "name", "v0", "netns", HOSTS[1])
@@ -258,16 +258,16 @@ def compare_results() -> None:
 
 def compare_on_one_machine() -> None:
     """Prints one process of two threads beside two ranks of one thread."""
-    print(header("784-width-width-10, Adam", "batch", "1 process, 2 threads, s an epoch", "2 ranks, 1 thread, s an epoch",
-                 "ranks / threads", "in Allreduce"))
+    print(header("width", "batch", "1 process, 2 threads: s an epoch", "2 ranks, 1 thread: s an epoch", "ranks / threads",
+                 "in Allreduce"))
     for width in (128, 256, 512, 1024):
         for batch in BATCHES:
             job = Job(width, batch, max(10, 60_000 // batch * 64 // max(width, 64)))
             pairs = [(launch(job, 1, threads=2), launch(job, 2)) for _ in range(3)]
             one, two = (statistics.median(step.seconds for step in steps) for steps in zip(*pairs))
             share = statistics.median(pair[1].allreduce / pair[1].seconds for pair in pairs)
-            epoch = 60_000 / batch
-            print(line(str(width), str(batch), f"{one * epoch:.3g}", f"{two * epoch:.3g}", f"{two / one:.2f}", f"{share:.0%}"))
+            epochs = (f"{step * 60_000 / batch:.3g}" for step in (one, two))
+            print(line(str(width), str(batch), *epochs, f"{two / one:.2f}", f"{share:.0%}"), flush=True)
 
 
 def measure_network() -> dict[tuple[Job, float], Step]:
@@ -280,8 +280,7 @@ def measure_network() -> dict[tuple[Job, float], Step]:
             for width, batch in cases:
                 job = Job(width, batch, 20)
                 step = measured[job, delay] = launch(job, 2, hosts=HOSTS)
-                print(line(str(width), str(batch), f"{delay:g}", f"{1e3 * step.seconds:.3g}", f"{1e3 * step.allreduce:.3g}"),
-                      flush=True)
+                print(line(str(width), str(batch), f"{delay:g}", *(f"{1e3 * s:.3g}" for s in step)), flush=True)
     return measured
 
 

@@ -55,7 +55,7 @@ def test_ranks_reach_in_float64_what_one_process_does(tmp_path: Path, count: int
 def test_the_command_reads_as_well_with_ranks_and_rank_0_alone_speaks(tmp_path: Path) -> None:
     scores = []
     for count in (1, 2, 3):
-        once = "--pictures", "128", "--epochs", "1", "--optimizer", "sgd"  # Adam would divide rounding by next to nothing
+        once = "--pictures", "128", "--epochs", "1", "--optimizer", "sgd"  # Adam divides rounding by next to nothing
         assert train(count, tmp_path / "step.pkl", *once)[0] == 0
         step = nn.load_params(tmp_path / "step.pkl")[0]
         status, out, err = train(count, tmp_path / "epoch.pkl", "--epochs", "2", "--augment", "none")
