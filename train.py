@@ -5,13 +5,13 @@ import signal
 import sys
 from importlib.util import find_spec
 
-STARTED_BY_MPI = not os.environ.keys().isdisjoint(("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK"))
+LAUNCHED = not os.environ.keys().isdisjoint(("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK"))  # by mpiexec or srun
 
 if __name__ == "__main__":  # before NumPy is loaded, which takes long and reads the number of threads
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process without a word
-    if STARTED_BY_MPI and not find_spec("mpi4py"):
+    if LAUNCHED and not find_spec("mpi4py"):
         sys.exit("train.py: to train on many processes, first: .venv/bin/python -m pip install --group mpi")
-    if STARTED_BY_MPI and "mpi4py" not in sys.modules:  # it ends all processes when one of them fails
+    if LAUNCHED and "mpi4py" not in sys.modules:  # it ends all processes when one of them fails
         os.execv(sys.executable, [sys.executable, "-m", "mpi4py", *sys.argv])
     # a second thread gains little, and beside a busy program makes each product wait for it
     os.environ.setdefault("OPENBLAS_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
@@ -34,7 +34,6 @@ from data.augment import DRAWS, STRENGTHS, Strengths, deform
 from data.load import CLASSES, load, scale_pixels
 
 Pictures: TypeAlias = tuple[npt.NDArray[np.uint8], nn.Labels]  # (N, 784) 0..255 and (N,)
-
 Beginning: TypeAlias = tuple[Pictures, Pictures, nn.State, float]  # to train on, to score on, and from; seconds spent
 T = TypeVar("T")
 
@@ -61,8 +60,8 @@ class Comm:
 
 
 def find_comm() -> Comm:
-    """All processes that mpiexec started, or this one alone."""
-    if not STARTED_BY_MPI:
+    """All processes that were launched together, or this one alone."""
+    if "mpi4py" not in sys.modules:
         return Comm()
     from mpi4py import MPI
 
