@@ -27,6 +27,7 @@ Labels: TypeAlias = npt.NDArray[np.integer]
 Params: TypeAlias = dict[str, Array]
 Moments: TypeAlias = dict[str, Params]
 Gradients: TypeAlias = tuple[float, Params]  # a mean loss and its gradients
+Average: TypeAlias = Callable[[Callable[[slice], Gradients], int], Gradients]  # gradients of a slice, rows -> mean
 Init: TypeAlias = Callable[[np.random.Generator, int, int], Array]  # rng, fan_in, fan_out -> W (fan_in, fan_out)
 Pixel = TypeVar("Pixel", bound=np.generic)  # uint8 as a rule
 SMOOTHING = 0.1  # share of a target that is spread over all classes
@@ -302,7 +303,7 @@ def gradient_descent(
     learning_rate: Callable[[int], float], batch_size: int, epochs: int,
     prepare: Callable[[npt.NDArray[Pixel], Array], Array], draws: int = 0,
     watch: Callable[[int, float], None] = lambda step, value: None,
-    average: Callable[[Callable[[slice], Gradients], int], Gradients] = mean_gradients,
+    average: Average = mean_gradients,
     weight_decay: float = 0.0,
 ) -> Iterator[State]:
     """Yields the state after every epoch until epochs are done; from any of them it goes on as if it had never stopped.
@@ -310,7 +311,7 @@ def gradient_descent(
     X (N, D), Y (N,), batch_size pictures a step in an order drawn anew each epoch. prepare makes X (n, D) of n pictures
     and of as many numbers in [-1, 1) for each as draws says, (n, draws), their chance. learning_rate is a function of
     the step, counted from 1; watch is told each step and its batch's loss; average stands for mean_gradients where many
-    processes share a batch. ValueError where check_data finds fault.
+    processes share a batch; weight_decay is that of update_params. ValueError where check_data finds fault.
     """
     check_data(state["params"], X, Y, batch_size)
     rng = np.random.default_rng()

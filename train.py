@@ -5,13 +5,13 @@ import signal
 import sys
 from importlib.util import find_spec
 
-LAUNCHED = not os.environ.keys().isdisjoint(("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK"))  # by mpiexec or srun
+LAUNCHED = int(os.environ.get("PMI_SIZE") or os.environ.get("OMPI_COMM_WORLD_SIZE") or 1)  # processes, by mpiexec
 
 if __name__ == "__main__":  # before NumPy is loaded, which takes long and reads the number of threads
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process without a word
-    if LAUNCHED and not find_spec("mpi4py"):
+    if LAUNCHED > 1 and not find_spec("mpi4py"):
         sys.exit("train.py: to train on many processes, first: .venv/bin/python -m pip install --group mpi")
-    if LAUNCHED and "mpi4py" not in sys.modules:  # it ends all processes when one of them fails
+    if LAUNCHED > 1 and "mpi4py" not in sys.modules:  # it ends all processes when one of them fails
         os.execv(sys.executable, [sys.executable, "-m", "mpi4py", *sys.argv])
     # a second thread gains little, and beside a busy program makes each product wait for it
     os.environ.setdefault("OPENBLAS_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
@@ -56,7 +56,6 @@ class Comm:
 
     def Allreduce(self, part: nn.Array, total: nn.Array) -> None:
         """Makes total the sum of everybody's part, to all."""
-        total[:] = part
 
 
 def find_comm() -> Comm:
@@ -65,6 +64,8 @@ def find_comm() -> Comm:
         return Comm()
     from mpi4py import MPI
 
+    if MPI.COMM_WORLD.size < LAUNCHED:  # each would train alone, and all write the same files
+        sys.exit("train.py: this mpiexec is of another MPI than mpi4py; take the one beside python, .venv/bin/mpiexec")
     return cast(Comm, MPI.COMM_WORLD)
 
 
@@ -229,18 +230,19 @@ def preparation(settings: Settings) -> tuple[Callable[[npt.NDArray[np.uint8], nn
     return lambda batch, chance: scale_pixels(deform(batch, chance, chosen)), DRAWS
 
 
-def share_batches(comm: Comm) -> Callable[[Callable[[slice], nn.Gradients], int], nn.Gradients]:
+def share_batches(comm: Comm) -> nn.Average:
     """mean_gradients for many processes: each takes a share of the rows, and all get the mean, in one Allreduce."""
 
     def average(gradients: Callable[[slice], nn.Gradients], n: int) -> nn.Gradients:
         first, end = n * comm.rank // comm.size, n * (comm.rank + 1) // comm.size
-        rows = max(end - first, 1)  # a process too many takes a row that then counts for nothing
-        value, grads = nn.mean_gradients(lambda part: gradients(slice(first + part.start, first + part.stop)), rows)
-        part = np.concatenate([*map(np.ravel, grads.values()), [value]], dtype=grads["W1"].dtype)
+        share = max(end - first, 1)  # a process too many takes a row, which then counts for nothing
+        value, grads = nn.mean_gradients(lambda rows: gradients(slice(first + rows.start, first + rows.stop)), share)
+        part = np.concatenate([*map(np.ravel, grads.values()), [value]], dtype=grads["W1"].dtype)  # the loss comes last
         part *= (end - first) / n
-        comm.Allreduce(part, total := np.empty_like(part))
-        parts = np.split(total, np.cumsum([g.size for g in grads.values()]))
-        return float(total[-1]), {k: p.reshape(g.shape) for (k, g), p in zip(grads.items(), parts)}
+        total = np.empty_like(part)
+        comm.Allreduce(part, total)
+        sums = np.split(total, np.cumsum([g.size for g in grads.values()]))
+        return float(total[-1]), {k: A.reshape(g.shape) for (k, g), A in zip(grads.items(), sums)}
 
     return average if comm.size > 1 else nn.mean_gradients
 
@@ -299,6 +301,7 @@ def train(settings: Settings, comm: Comm) -> int:
         held_out = f"  held-out {1 - count_errors(state['params'], about, scored) / HELD_OUT:.2%}" * settings.hold_out
         tqdm.write(f"epoch {state['epoch']:3}/{settings.epochs}  loss {state['loss']:.4f}{held_out}"
                    f"  {seconds:6.1f} s  {left:5.0f} s left")
+        sys.stdout.flush()  # mpiexec's is a pipe
     if comm.rank > 0:
         return 0
     errors = count_errors(state["params"], about, scored)
@@ -336,11 +339,11 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def later(comm: Comm) -> Iterator[None]:
-    """Has other ranks than 0 fail a second later: where all fail, rank 0 tells why, and its end is that of all."""
+    """Has other ranks fail after rank 0, one by one: whoever fails first tells why, and its end is that of all."""
     try:
         yield
     except BaseException:
-        time.sleep(comm.rank > 0)
+        time.sleep(1 + comm.rank / comm.size if comm.rank else 0)
         raise
 
 

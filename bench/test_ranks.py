@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,14 +17,14 @@ from bench.compare import ROOT
 
 SMALL = "--layers 784 16 10 --optimizer sgd --learning-rate 0.1 --pictures 2000 --batch-size 100".split()
 LONG = "--pictures 20000 --epochs 8".split()
-SKIPS = not (os.geteuid() == 0 and shutil.which("ip") and shutil.which("tc") and Path("/dev/net/tun").exists())
 
 
 def start(count: int, *command: str) -> "subprocess.Popen[str]":
-    """A Python command on that many ranks, in this project's folder; it takes Ctrl-C."""
+    """A Python command on that many ranks, in this project's folder; it takes Ctrl-C, and prints as Python does."""
     return subprocess.Popen(
         [ranks.MPIEXEC, "-n", str(count), sys.executable, *command], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        stderr=subprocess.PIPE, env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
@@ -69,18 +68,19 @@ def test_the_command_reads_as_well_with_ranks_and_rank_0_alone_speaks(tmp_path: 
 
 
 def test_a_checkpoint_goes_on_with_any_number_of_ranks(tmp_path: Path) -> None:
-    assert train(1, tmp_path / "whole.pkl", *SMALL, "--epochs", "3")[0] == 0
+    assert train(1, tmp_path / "whole.pkl", *SMALL, "--epochs", "30")[0] == 0
     whole = nn.load_params(tmp_path / "whole.pkl")[0]
     for before, after in ((3, 1), (1, 2), (2, 3)):
         weights, checkpoint = tmp_path / "parts.pkl", tmp_path / "parts.checkpoint.pkl"
-        checkpoint.unlink(missing_ok=True)
-        process = start(before, "train.py", "--weights", str(weights), *SMALL, "--epochs", "3")
+        for file in weights, checkpoint:
+            file.unlink(missing_ok=True)
+        process = start(before, "train.py", "--weights", str(weights), *SMALL, "--epochs", "30")
         assert process.stdout
         process.stdout.readline()  # of the first epoch
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-        assert checkpoint.exists()
-        assert train(after, weights, *SMALL, "--epochs", "3", "--resume")[0] == 0
+        said = process.communicate(timeout=60)[1]
+        assert process.returncode == 130 and not weights.exists() and "with --resume goes on" in said
+        assert train(after, weights, *SMALL, "--epochs", "30", "--resume")[0] == 0
         assert_close(nn.load_params(weights)[0], whole, 1e-4)
 
 
@@ -113,6 +113,13 @@ def test_a_rank_that_fails_ends_all_with_its_message(tmp_path: Path) -> None:
     assert process.returncode == 1 and out == "" and err.count("train.py: no memory for one\n") == 1
 
 
+def test_mpiexec_of_another_mpi_is_refused(tmp_path: Path) -> None:
+    command = [sys.executable, "train.py", *SMALL, "--weights", str(tmp_path / "w.pkl")]
+    environment = os.environ | {"OMPI_COMM_WORLD_SIZE": "2"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "") and "is of another MPI than mpi4py" in done.stderr
+
+
 @pytest.mark.parametrize(("flags", "status", "message"), [
     ("--epochs x", 2, "error: argument --epochs"),
     ("--help", 0, "show this help message"),
@@ -126,7 +133,7 @@ def test_what_befalls_all_is_said_once(tmp_path: Path, flags: str, status: int, 
     assert (got, (out + err).count(message)) == (status, 1)
 
 
-@pytest.mark.skipif(SKIPS, reason="network namespaces need root, ip and tc")
+@pytest.mark.skipif(not ranks.can_make_network(), reason="network namespaces need root, ip and tc")
 def test_two_hosts_train_over_a_network_of_the_delay_asked_for() -> None:
     job = ranks.Job(32, 64, 10)
     with ranks.network(0):
