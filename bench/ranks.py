@@ -110,28 +110,28 @@ def work(job: Job) -> Step:
     return Step(seconds / job.steps, comm.seconds / job.steps)
 
 
-def launch(job: Job, ranks: int, threads: int = 1, hosts: Sequence[str] = ()) -> Step:
-    """Trains on this machine's ranks, or one on each host. RuntimeError where they fail."""
+def launch(job: Job, ranks: int = 2, threads: int = 1, far: bool = False) -> Step:
+    """Trains with ranks on this machine, or one on each of HOSTS. RuntimeError where they fail."""
     worker = ["-m", "mpi4py", "-m", "bench.ranks", "--worker", json.dumps(job)]
+    start, variables = [str(MPIEXEC), "-n", str(ranks)], {"OPENBLAS_NUM_THREADS": str(threads)}
     with tempfile.TemporaryDirectory() as folder:
-        if not hosts:
-            return Step(*json.loads(execute([], ranks, worker, {"OPENBLAS_NUM_THREADS": str(threads)})))
-        enter = Path(folder) / "enter"
-        enter.write_text(ENTER)
-        enter.chmod(0o755)
-        flags = f"-launcher ssh -launcher-exec {enter} -hosts {','.join(hosts)} -ppn 1 -iface v0".split()
-        return Step(*json.loads(execute(flags, ranks, worker, TCP_ALONE | {"OPENBLAS_NUM_THREADS": "1"}, hosts[0])))
+        if far:
+            enter = Path(folder) / "enter"
+            enter.write_text(ENTER)
+            enter.chmod(0o755)
+            start += f"-launcher ssh -launcher-exec {enter} -hosts {','.join(HOSTS)} -ppn 1 -iface v0".split()
+            start, variables = ["ip", "netns", "exec", HOSTS[0], *start], variables | TCP_ALONE
+        return Step(*json.loads(execute(start, worker, variables)))
 
 
-def execute(flags: list[str], ranks: int, command: list[str], variables: Mapping[str, str], host: str = "") -> str:
-    """What a Python command prints with that many ranks, started by mpiexec here or on a host of the network."""
-    enter = ["ip", "netns", "exec", host] if host else []
+def execute(start: list[str], command: list[str], variables: Mapping[str, str]) -> str:
+    """What a Python command prints when start, of mpiexec, has started it. RuntimeError where it fails."""
     done = subprocess.run(
-        [*enter, str(MPIEXEC), *flags, "-n", str(ranks), sys.executable, *command], cwd=ROOT, capture_output=True,
-        env=os.environ | variables, text=True, timeout=600,
+        [*start, sys.executable, *command], cwd=ROOT, capture_output=True, env=os.environ | variables, text=True,
+        timeout=600,
     )
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} on {ranks} ranks: {done.stderr}")
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
     return done.stdout
 
 
@@ -246,7 +246,7 @@ def compare_results() -> None:
             for job in (Job(128, 128, 468, 1, "float64", True), Job(128, 128, 1, 1, "float32", True)):
                 launch(job._replace(save=f"{folder}/job.pkl"), ranks)
                 learnt[ranks].append(nn.load_params(Path(folder) / "job.pkl")[0])
-            said = execute([], ranks, ["train.py", "--weights", f"{folder}/weights.pkl"], {})
+            said = execute([str(MPIEXEC), "-n", str(ranks)], ["train.py", "--weights", f"{folder}/weights.pkl"], {})
             accuracy, seconds = re.findall(r"accuracy ([\d.]+%) .*, ([\d.]+) s", said)[0]
             differences = (
                 f"{max(np.abs(A - alone[k]).max() for k, A in params.items()):.1g}"
@@ -278,7 +278,7 @@ def measure_network() -> dict[tuple[Job, float], Step]:
         with network(delay):
             for width, batch in cases:
                 job = Job(width, batch, 20)
-                steps = sorted(launch(job, 2, hosts=HOSTS) for _ in range(3))
+                steps = sorted(launch(job, far=True) for _ in range(3))
                 step = measured[job, delay] = steps[1]
                 print(line(str(width), str(batch), f"{delay:g}", *(f"{1e3 * s:.3g}" for s in step)), flush=True)
     return measured
@@ -291,7 +291,7 @@ def print_model(measured: Mapping[tuple[Job, float], Step]) -> None:
     print(f"\na step takes {1e6 * model.per_step:.0f} us + {1e12 * model.per_product:.1f} ps a picture and parameter"
           f" + {1e9 * model.per_number:.2f} ns a parameter, and with p ranks log2(p) ({1e6 * model.latency:.0f} us +"
           f" {model.per_delay:.1f} delays) + 2 (p - 1) / p bytes / {model.bandwidth / 1e6:.0f} MB/s")
-    misses = [model.predict(job, 2, late).seconds / measured[job, late].seconds - 1 for job, late in known]
+    misses = [model.predict(case[0], 2, case[1]).seconds / measured[case].seconds - 1 for case in known]
     print(f"error on the {len(known)} cases it was fitted to: {statistics.median(map(abs, misses)):.0%} (median),"
           f" {max(map(abs, misses)):.0%} (worst)")
     step, guess = measured[unseen, delay].seconds, model.predict(unseen, 2, delay).seconds

@@ -137,9 +137,9 @@ def test_what_befalls_all_is_said_once(tmp_path: Path, flags: str, status: int, 
 def test_two_hosts_train_over_a_network_of_the_delay_asked_for() -> None:
     job = ranks.Job(32, 64, 10)
     with ranks.network(0):
-        near = ranks.launch(job, 2, hosts=ranks.HOSTS)
+        near = ranks.launch(job, far=True)
     with ranks.network(5):
-        far = ranks.launch(job, 2, hosts=ranks.HOSTS)
+        far = ranks.launch(job, far=True)
     assert near.allreduce < 0.005 <= far.allreduce < far.seconds
 
 
