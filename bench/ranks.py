@@ -152,37 +152,42 @@ def relay(ends: Sequence[int], delay: float) -> None:
                 os.write(other, underway[end].popleft()[1])
 
 
+def ip(*words: str) -> None:
+    """Runs a command of iproute2."""
+    subprocess.run(["ip", *words], check=True)
+
+
+def join_hosts(late: bool) -> list[int]:
+    """Gives each of HOSTS its end, v0, of a gigabit line: of a veth pair, or if late, of what relay is to carry.
+
+    Returns the ends that relay takes. Not every kernel has netem, which could delay a veth pair.
+    """
+    ends: list[int] = []
+    if not late:
+        ip("link", "add", "v0", "netns", HOSTS[0], "type", "veth", "peer", "name", "v0", "netns", HOSTS[1])
+    for number, host in enumerate(HOSTS, start=1):
+        if late:
+            ends.append(os.open("/dev/net/tun", os.O_RDWR))
+            fcntl.ioctl(ends[-1], 0x400454CA, struct.pack("16sH22x", host.encode(), 0x1002))  # TUNSETIFF, TAP
+            ip("link", "set", host, "netns", host, "name", "v0")
+        else:
+            limit = f"-n {host} qdisc add dev v0 root tbf rate 1gbit burst 32kb latency 50ms"
+            subprocess.run(["tc", *limit.split()], check=True)
+        ip("-n", host, "address", "add", f"10.9.0.{number}/24", "dev", "v0")
+        ip("-n", host, "link", "set", "v0", "mtu", "9000", "up")
+        ip("-n", host, "link", "set", "lo", "up")
+    return ends
+
+
 @contextlib.contextmanager
 def network(delay: float) -> Iterator[None]:
-    """HOSTS, joined by a gigabit a second: a veth pair, or where there is a delay (ms one way), a relay.
-
-    Not every kernel has netem, which could delay a veth pair.
-    """
-
-    def ip(*words: str) -> None:
-        subprocess.run(["ip", *words], check=True)
-
-    cable = None
-    ends: list[int] = []
+    """HOSTS, joined by a gigabit a second, with a delay in ms one way."""
     for host in HOSTS:
         subprocess.run(["ip", "netns", "del", host], stderr=subprocess.DEVNULL)  # of a run that was killed
         ip("netns", "add", host)
+    cable, ends = None, join_hosts(late=delay > 0)
     try:
-        if delay:
-            for host in HOSTS:
-                ends.append(os.open("/dev/net/tun", os.O_RDWR))
-                fcntl.ioctl(ends[-1], 0x400454CA, struct.pack("16sH22x", host.encode(), 0x1002))  # TUNSETIFF, TAP
-                ip("link", "set", host, "netns", host, "name", "v0")
-        else:
-            ip("link", "add", "v0", "netns", HOSTS[0], "type", "veth", "peer", "name", "v0", "netns", HOSTS[1])
-        for number, host in enumerate(HOSTS, start=1):
-            ip("-n", host, "address", "add", f"10.9.0.{number}/24", "dev", "v0")
-            ip("-n", host, "link", "set", "v0", "mtu", "9000", "up")
-            ip("-n", host, "link", "set", "lo", "up")
-            if not delay:
-                subprocess.run(["tc", "-n", host, "qdisc", "add", "dev", "v0", "root", "tbf", "rate", "1gbit",
-                                "burst", "32kb", "latency", "50ms"], check=True)
-        if delay:
+        if ends:
             cable = multiprocessing.get_context("fork").Process(target=relay, args=(ends, delay / 1000), daemon=True)
             cable.start()
         time.sleep(2)  # the kernel takes a second to see that a line is up
