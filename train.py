@@ -105,7 +105,7 @@ def parse_settings(arguments: Sequence[str] | None) -> Settings:
     add("--optimizer", choices=nn.OPTIMIZERS, default="adam", help="what makes a step of the gradients")
     add("--learning-rate", type=positive, default=0.003, metavar="RATE", help="of a step, at its highest")
     add("--schedule", choices=SCHEDULES, default="cosine", help="how the learning rate goes from step to step")
-    add("--weight-decay", type=share, default=0.0, metavar="SHARE", help="of parameters taken off a step, times the rate")
+    add("--weight-decay", type=share, default=0.0, metavar="SHARE", help="of parameters taken off a step, times rate")
     add("--batch-size", type=count, default=128, metavar="N", help="pictures a step; 1 is each alone, 0 all at once")
     add("--epochs", type=count, default=6, metavar="N", help="passes over the training pictures")
     add("--pictures", type=count, default=0, metavar="N", help="train on the first N alone; 0 is all of them")
