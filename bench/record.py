@@ -119,7 +119,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for seed in settings.seeds:
         train(settings.dataset, settings.recipe, seed)
     groups = {key: sorted(LOGS.glob(f"{'-'.join(key)}-*.log")) for key in RECIPES}
-    logs = {key: [read(path) for path in paths] for key, paths in groups.items() if paths}
+    try:
+        logs = {key: [read(path) for path in paths] for key, paths in groups.items() if paths}
+    except ValueError as error:
+        sys.exit(f"bench.record: {error}; go on with it, or remove its log, and then --seeds alone prints the table")
     print_table(logs)
     draw(logs, ROOT / "bench" / "record.png")
 

@@ -49,6 +49,16 @@ def test_a_run_that_was_stopped_goes_on_and_its_log_with_it(folder: Path, capsys
     assert (folder / "bench" / "record.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_run_that_has_not_ended_is_named(folder: Path) -> None:
+    log = record.LOGS / "mnist-minute-1.log"
+    log.write_text(ENDED.partition("\n")[0])
+    with pytest.raises(SystemExit) as stopped:
+        record.main(["--seeds"])
+    assert str(stopped.value).startswith(f"bench.record: {log} is of a run that has not ended; go on with it")
+    log.write_text(ENDED)
+    record.main(["--seeds"])
+
+
 def test_the_table_tells_mean_and_deviation(capsys: pytest.CaptureFixture[str]) -> None:
     logs = [record.Log([0.1], error, 10.0) for error in (0.4, 0.5, 0.6)]
     record.print_table({("mnist", "record"): logs})
