@@ -1,9 +1,17 @@
 # Every target makes the environment it needs, from pyproject.toml, and again only when that file changed.
 .DEFAULT_GOAL := help
-.PHONY: help train evaluate data test predict demo plots bench reproduce record mutants soak clean
+.PHONY: help train evaluate data test predict demo plots bench reproduce record mutants faults clean
 
 PYTHON ?= python3
 DATASET ?= mnist
+# a second thread gains little, and beside a busy program makes each matrix product wait for it
+export OPENBLAS_NUM_THREADS ?= $(or $(OMP_NUM_THREADS),1)
+
+given = $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+unknown = $(filter-out PYTHON DATASET ARGS FROM IMAGE RANKS ROOM OPENBLAS_NUM_THREADS OMP_NUM_THREADS,$(given))
+ifneq ($(strip $(unknown)),)
+$(error $(firstword $(unknown)) is no variable of this Makefile; a flag of train.py goes into ARGS="--epochs 20")
+endif
 
 .venv/%: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
@@ -18,29 +26,31 @@ help:  ## this list
 	@echo 'RANKS=4 trains with four processes, over MPI'
 
 train: .venv/train $(if $(RANKS),.venv/mpi) data  ## train on DATASET, keep the weights, print the test accuracy
-	@$(if $(RANKS),.venv/bin/mpiexec -n $(RANKS)) .venv/bin/python train.py --dataset $(DATASET) $(ARGS)
+	@$(if $(RANKS),.venv/bin/mpiexec -n $(RANKS)) .venv/bin/python $(if $(RANKS),-m mpi4py) train.py --dataset $(DATASET) $(ARGS)
 
-evaluate: .venv/train data  ## score saved weights on the test pictures
+evaluate: .venv/train data  ## score saved weights on the test set
 	@.venv/bin/python train.py --dataset $(DATASET) --evaluate $(ARGS)
 
-data:  ## fetch and verify the pictures of DATASET; FROM=folder takes them from there
+data:  ## fetch and verify the images of DATASET; FROM=folder takes them from there
 	@$(PYTHON) -m data.fetch --dataset $(DATASET) $(if $(FROM),--from '$(FROM)')
 
-test: .venv/test $(if $(ROOM),.venv/$(ROOM))  ## check types and run the tests of the core, or of ROOM=bench or demo
+test: .venv/test $(if $(ROOM),.venv/$(ROOM))  ## lint, check types and run the tests of the core, or of ROOM=bench or demo
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
 	.venv/bin/mypy
 	.venv/bin/pytest $(ROOM)
 
 predict: .venv/demo  ## say what IMAGE=photo.png shows (IMAGE="a.png b.jpg" for several)
-	@.venv/bin/python -m demo.predict --dataset $(DATASET) $(IMAGE) $(ARGS)
+	@$(if $(IMAGE),,echo 'name an image: make predict IMAGE=photo.png' >&2; exit 2;) .venv/bin/python -m demo.predict --dataset $(DATASET) $(IMAGE) $(ARGS)
 
 demo: .venv/demo  ## serve the page to draw on; trains weights for DATASET if there are none
 	@test -f weights/$(DATASET).pkl || $(MAKE) --no-print-directory train
 	@.venv/bin/python -m demo.app --weights weights/$(DATASET).pkl $(ARGS)
 
-plots: .venv/demo data  ## draw a run: curves, confusions, weights, mistakes, deformed pictures, into plots/DATASET
+plots: .venv/demo data  ## draw a run: curves, confusion matrix, weights, mistakes, augmentation, into plots/DATASET
 	@.venv/bin/python -m demo.plots --dataset $(DATASET) $(ARGS)
 
-record: .venv/bench data  ## train the most accurate recipe for DATASET with seeds 0, 1 and 2; goes on where it was stopped
+record: .venv/bench data  ## train the best recipe for DATASET with seeds 0, 1 and 2; goes on where it was stopped
 	@.venv/bin/python -m bench.record --dataset $(DATASET) $(ARGS)
 
 reproduce: .venv/bench  ## train the five published networks and print what they reach
@@ -51,12 +61,12 @@ reproduce: .venv/bench  ## train the five published networks and print what they
 bench: .venv/frameworks data  ## time training side by side with PyTorch, JAX and scikit-learn
 	@.venv/bin/python -m bench.compare
 
-mutants: .venv/test  ## break nn.py in one place at a time and see that the tests notice
-	@.venv/bin/python -m bench.mutants
+mutants: .venv/test  ## mutation testing: change nn.py and train.py in one place at a time, and see that the tests notice
+	@.venv/bin/python -m bench.mutants $(ARGS)
 
-soak: .venv/test data  ## try to lose a run, to get code run by a file, to crash what reads files; takes a while
-	@.venv/bin/python -m bench.soak $(ARGS)
+faults: .venv/test data  ## fault injection: kills, damaged and hostile files, full disks; takes a while
+	@.venv/bin/python -m bench.faults $(ARGS)
 
-clean:  ## remove the environment and caches; pictures and weights stay
-	rm -rf .venv .pytest_cache .mypy_cache .hypothesis
+clean:  ## remove the environment and caches; images and weights stay
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,106 +1,94 @@
 """The multilayer perceptron in NumPy: pure functions over plain dicts of arrays.
 
-Legend: N pictures in a batch, D pixels a picture, H hidden units, K classes, L layers, counted by l = 1..L.
-Rows are samples: X (N, D), Y (N,) integer labels, W{l} (fan_in, fan_out), b{l} (fan_out,), and with A0 = X
-Z{l} = A{l-1} @ W{l} + b{l}, A{l} = f(Z{l}), both (N, fan_out). dZ is short for d loss / dZ; theta is any W or b.
+N samples in a batch, D features, H hidden units, K classes, L layers counted l = 1..L. Rows are samples: X (N, D),
+labels Y (N,), targets T (N, K), W{l} (fan_in, fan_out), b{l} (fan_out,). With A0 = X, a layer computes
+Z{l} = A{l-1} @ W{l} + b{l} and A{l} = f(Z{l}); the last Z are the logits. dZ is short for d loss / dZ.
 
-The dtype follows the parameters: float32 to train, float64 to prove the gradients. No function changes an argument,
-prints, reads a clock or makes its own randomness; reading and writing weights stands apart at the end of the file.
-Not here: pictures (data/), the command line (train.py), convolutions, GPUs, automatic differentiation.
+The dtype follows the parameters: float32 to train, float64 to check gradients. No function changes an argument, prints
+or draws a random number without a generator it was given; what does not fit is a ValueError. Not here: files, images
+and the command line (data/, train.py); convolutions, GPUs, automatic differentiation.
 """
 
-import io
 import math
-import os
-import pickle
-import pickletools
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
-from pathlib import Path
-from typing import NamedTuple, TypeAlias, TypedDict, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeAlias, TypedDict
 
 import numpy as np
-import numpy.typing as npt
+from numpy.random import Generator
+from numpy.typing import DTypeLike, NDArray
 
-Array: TypeAlias = npt.NDArray[np.floating]
-Labels: TypeAlias = npt.NDArray[np.integer]
-Params: TypeAlias = dict[str, Array]
-Moments: TypeAlias = dict[str, Params]
-Gradients: TypeAlias = tuple[float, Params]  # a mean loss and its gradients
-Average: TypeAlias = Callable[[Callable[[slice], Gradients], int], Gradients]  # gradients of a slice, rows -> mean
-Init: TypeAlias = Callable[[np.random.Generator, int, int], Array]  # rng, fan_in, fan_out -> W (fan_in, fan_out)
-Pixel = TypeVar("Pixel", bound=np.generic)  # uint8 as a rule
-SMOOTHING = 0.1  # share of a target that is spread over all classes
-PIECE = 1000  # rows whose gradients are taken at once
+Array: TypeAlias = NDArray[np.floating]
+Samples: TypeAlias = NDArray[np.number]  # X (N, D) of any dtype
+Labels: TypeAlias = NDArray[np.integer]
+Params: TypeAlias = dict[str, Array]  # {"W1": ..., "b1": ..., ..., "WL": ..., "bL": ...}; gradients and updates alike
+Moments: TypeAlias = dict[str, Params]  # an optimiser's memory, such as {"m": ..., "v": ...}
+State = TypedDict("State", {"params": Params, "moments": Moments, "step": int, "loss": float})
+Init: TypeAlias = Callable[[Generator, int, int], Array]  # rng, fan_in, fan_out -> W (fan_in, fan_out)
+Activation: TypeAlias = tuple[Callable[[Array], Array], Callable[[Array, Array], Array | NDArray[np.bool_]]]
+Loss: TypeAlias = Callable[[Array, Array], tuple[np.floating, Array]]  # logits, targets -> mean loss, its gradient dZ
+Gradients: TypeAlias = Callable[[Params, Samples, Array], tuple[float, Params]]  # params, X, T -> mean loss, gradients
+Optimizer: TypeAlias = tuple[tuple[str, ...], Callable[[Params, Moments, int], tuple[Params, Moments]]]
 
 
 def relu(Z: Array) -> Array:
     """max(0, z), entry by entry."""
-    A: Array = np.maximum(Z, 0)
-    return A
+    return np.maximum(Z, 0)
 
 
 def sigmoid(Z: Array) -> Array:
     """1 / (1 + exp(-z)), entry by entry, as (1 + tanh(z/2)) / 2: no z overflows."""
-    A: Array = 0.5 * (1 + np.tanh(0.5 * Z))
-    return A
+    return 0.5 * (1 + np.tanh(np.multiply(0.5, Z)))
 
 
-def tanh(Z: Array) -> Array:
-    """(exp(z) - exp(-z)) / (exp(z) + exp(-z)), entry by entry."""
-    return np.tanh(Z)
+tanh = np.tanh
+GELU = math.sqrt(8 / math.pi)
+ACTIVATIONS: dict[str, Activation] = {  # f of Z, and its derivative of Z and A = f(Z), whichever is cheaper
+    "relu": (relu, lambda Z, A: Z > 0),
+    "leaky_relu": (lambda Z: np.maximum(Z, 0.01 * Z), lambda Z, A: np.where(Z > 0, 1, 0.01)),
+    "sigmoid": (sigmoid, lambda Z, A: A * (1 - A)),
+    "tanh": (tanh, lambda Z, A: 1 - A * A),
+    "silu": (lambda Z: Z * sigmoid(Z), lambda Z, A: sigmoid(Z) * (1 + Z - A)),
+    "gelu": (  # Hendrycks & Gimpel 2016, tanh's form: z sigmoid(2u), 2u = sqrt(8/pi) (z + 0.044715 z^3)
+        lambda Z: Z * sigmoid(GELU * (Z + 0.044715 * Z**3)),
+        lambda Z, A: sigmoid(GELU * (Z + 0.044715 * Z**3)) * (1 + GELU * (Z - A) * (1 + 0.134145 * Z**2)),
+    ),
+}
+
+
+def one_hot(Y: Labels, K: int, smoothing: float = 0.0, dtype: DTypeLike = np.float32) -> Array:
+    """Labels (N,) to targets (N, K): smoothing, in 0..1, is spread over all K, the rest is the label's."""
+    Y = np.asarray(Y)
+    if Y.ndim != 1 or Y.dtype.kind not in "iu" or ((Y < 0) | (Y >= K)).any() or not 0 <= smoothing <= 1:
+        raise ValueError(f"labels must be integers (N,) in 0..{K - 1}, smoothing in 0..1, got {Y!r:.200}, {smoothing}")
+    return ((1 - smoothing) * np.eye(K) + smoothing / K).astype(dtype)[Y]
 
 
 def softmax(Z: Array) -> Array:
-    """exp(z_k) / sum_j exp(z_j) along each row of Z (N, K); the row's maximum, taken off first, cancels out."""
-    E: Array = np.exp(Z - Z.max(axis=1, keepdims=True))
+    """exp(z_k) / sum_j exp(z_j) along each row of Z (N, K); the row's maximum is subtracted first and cancels out."""
+    E: Array = np.exp(Z - np.max(Z, axis=1, keepdims=True))
     E /= E.sum(axis=1, keepdims=True)
     return E
 
 
-def one_hot(Y: Labels, classes: int, dtype: npt.DTypeLike = np.float32) -> Array:
-    """Labels (N,) in 0..classes-1 to rows (N, classes): 1 at the label, 0 elsewhere."""
-    return np.eye(classes, dtype=dtype)[Y]
+def cross_entropy(Z: Array, T: Array) -> tuple[np.floating, Array]:
+    """mean_n -sum_k T_nk log softmax(Z)_nk, for rows of T that sum to 1, and dZ = (softmax(Z) - T) / N."""
+    if np.ndim(Z) != 2 or np.shape(Z) != np.shape(T):
+        raise ValueError(f"logits {np.shape(Z)} and targets {np.shape(T)} must both be (N, K)")
+    shifted: Array = Z - np.max(Z, axis=1, keepdims=True)
+    E = np.exp(shifted)
+    total = E.sum(axis=1, keepdims=True)
+    return (np.log(total).sum() - (T * shifted).sum()) / len(T), (E / total - T) / len(T)  # never the log of 0
 
 
-def cross_entropy(Z: Array, Y: Labels) -> np.floating:
-    """mean_n -log softmax(Z)[n, Y[n]] from the logits Z (N, K), as log(sum_j exp(z_j)) - z_Y: never the log of 0."""
-    shifted: Array = Z - Z.max(axis=1, keepdims=True)
-    loss: np.floating = (np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(Y)), Y]).sum() / len(Y)
-    return loss
+def mean_squared_error(Z: Array, T: Array) -> tuple[np.floating, Array]:
+    """mean_n 1/2 |A_n - T_n|^2 with A = sigmoid(Z), and dZ = (A - T) A (1 - A) / N."""
+    if np.ndim(Z) != 2 or np.shape(Z) != np.shape(T):
+        raise ValueError(f"logits {np.shape(Z)} and targets {np.shape(T)} must both be (N, K)")
+    A = sigmoid(Z)
+    return 0.5 * ((A - T) ** 2).sum() / len(T), (A - T) * A * (1 - A) / len(T)
 
 
-def smoothed_cross_entropy(Z: Array, Y: Labels) -> np.floating:
-    """cross_entropy + s mean_n (z_Y - z_mean): a share s of the target goes to all classes (Szegedy et al. 2016)."""
-    spread: np.floating = (Z[np.arange(len(Y)), Y] - Z.mean(axis=1)).sum() / len(Y)
-    return cross_entropy(Z, Y) + SMOOTHING * spread
-
-
-def mean_squared_error(A: Array, Y: Labels) -> np.floating:
-    """mean_n 1/2 |A[n] - one_hot(Y[n])|^2 from the outputs A (N, K)."""
-    loss: np.floating = 0.5 * ((A - one_hot(Y, A.shape[1], A.dtype)) ** 2).sum() / len(Y)
-    return loss
-
-
-# Functions are values: one more start, activation, loss or optimiser is one more entry in a table.
-
-
-class Activation(NamedTuple):
-    """A hidden layer's function, its derivative in terms of its own output, and the start that suits it."""
-
-    function: Callable[[Array], Array]  # Z -> A
-    derivative: Callable[[Array], Array]  # A -> f'(Z)
-    init: str
-
-
-class Loss(NamedTuple):
-    """The last layer's function, and a batch's mean loss with its gradient."""
-
-    output: Callable[[Array], Array]  # Z (N, K) -> A (N, K)
-    value: Callable[[Array, Labels], np.floating]  # Z, Y -> scalar
-    gradient: Callable[[Array, Labels], Array]  # A, Y -> dZ (N, K)
-
-
+LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "mean_squared_error": mean_squared_error}
 INITS: dict[str, Init] = {
     "he": lambda rng, m, n: rng.normal(0, math.sqrt(2 / m), (m, n)),  # He et al. 2015
     "xavier": lambda rng, m, n: rng.normal(0, math.sqrt(2 / (m + n)), (m, n)),  # Glorot & Bengio 2010
@@ -109,313 +97,154 @@ INITS: dict[str, Init] = {
     "uniform": lambda rng, m, n: rng.uniform(-1, 1, (m, n)),
 }
 
-ACTIVATIONS = {
-    "relu": Activation(relu, lambda A: (A > 0).astype(A.dtype), init="he"),
-    "sigmoid": Activation(sigmoid, lambda A: A * (1 - A), init="lecun"),
-    "tanh": Activation(tanh, lambda A: 1 - A * A, init="xavier"),
-}
 
-LOSSES: dict[str, Callable[[Activation], Loss]] = {  # f is the hidden activation
-    "cross_entropy": lambda f: Loss(
-        softmax, cross_entropy, lambda A, Y: (A - one_hot(Y, A.shape[1], A.dtype)) / len(Y)
-    ),
-    "smoothed_cross_entropy": lambda f: Loss(
-        softmax,
-        smoothed_cross_entropy,
-        lambda A, Y: (A - (1 - SMOOTHING) * one_hot(Y, A.shape[1], A.dtype) - SMOOTHING / A.shape[1]) / len(Y),
-    ),
-    "mean_squared_error": lambda f: Loss(
-        f.function,
-        lambda Z, Y: mean_squared_error(f.function(Z), Y),
-        lambda A, Y: (A - one_hot(Y, A.shape[1], A.dtype)) * f.derivative(A) / len(Y),
-    ),
-}
+def init_params(layers: Sequence[int], init: Init, rng: Generator, dtype: DTypeLike = np.float32) -> Params:
+    """Weights drawn by init, biases 0, for layers [D, H, ..., K]; dtype is float32 or float64."""
+    if len(layers) < 2 or not all(isinstance(n, int | np.integer) and n >= 1 for n in layers):
+        raise ValueError(f"layers must be two or more whole numbers, each at least 1, got {list(layers)}")
+    if np.dtype(dtype) not in (np.float32, np.float64):
+        raise ValueError(f"dtype must be float32 or float64, got {np.dtype(dtype)}")
+    params: Params = {}
+    for l, (m, n) in enumerate(zip(layers, layers[1:]), start=1):
+        params |= {f"W{l}": init(rng, m, n).astype(dtype), f"b{l}": np.zeros(n, dtype)}
+    return params
 
 
-def shapes_of(layers: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """{"W1": (D, H), "b1": (H,), ...} for layers [D, H, ..., K]. ValueError for fewer than two, or one below 1."""
-    if len(layers) < 2 or min(layers) < 1:
-        raise ValueError(f"layers must be two or more sizes, each at least 1, got {list(layers)}")
-    pairs = enumerate(zip(layers, layers[1:]), start=1)
-    return {k: shape for l, (m, n) in pairs for k, shape in ((f"W{l}", (m, n)), (f"b{l}", (n,)))}
-
-
-def init_params(
-    layers: Sequence[int], init: Init, rng: np.random.Generator, dtype: npt.DTypeLike = np.float32
-) -> Params:
-    """Parameters with the shapes of shapes_of(layers): weights drawn by init, biases 0."""
-    shapes = shapes_of(layers).items()
-    return {k: (init(rng, *shape) if k[0] == "W" else np.zeros(shape)).astype(dtype) for k, shape in shapes}
-
-
-def forward_propagation(params: Params, X: Array, activation: Activation, loss: Loss) -> Params:
-    """Z{l} = A{l-1} @ W{l} + b{l}, A{l} = f(Z{l}): X (N, D) to {"A0": X, ..., "AL", "ZL"}. ValueError for another D."""
-    if X.ndim != 2 or X.shape[1] != len(params["W1"]):
-        raise ValueError(f"X {X.shape} does not fit W1 {params['W1'].shape}: X must be (N, {len(params['W1'])})")
-    L = len(params) // 2
-    cache = {"A0": X}
+def count_layers(params: Params) -> int:
+    """L. ValueError unless params are arrays W1, b1, ..., WL, bL whose shapes fit together."""
+    L = max(1, math.ceil(len(params) / 2))
+    fan_in = np.shape(params.get("W1", 0))[:1]
     for l in range(1, L + 1):
-        Z: Array = cache[f"A{l - 1}"] @ params[f"W{l}"]
+        W, b = (getattr(params.get(k), "shape", ()) for k in (f"W{l}", f"b{l}"))
+        if len(W) != 2 or W != (*fan_in, *b):
+            raise ValueError(f"W{l} {W} and b{l} {b} do not fit: for {L} layers they must be (fan_in, n) and (n,)")
+        fan_in = b
+    return L
+
+
+def forward_propagation(params: Params, X: Samples, activation: Activation) -> Params:
+    """{"A0": X, "Z1": ..., "A1": ..., ..., "ZL": logits}: Z{l} = A{l-1} @ W{l} + b{l}, A{l} = f(Z{l})."""
+    L = count_layers(params)
+    A: Array = np.asarray(X, params["W1"].dtype)
+    if A.ndim != 2 or A.shape[1] != len(params["W1"]):
+        raise ValueError(f"X {A.shape} does not fit W1 {params['W1'].shape}: it must be (N, {len(params['W1'])})")
+    f, _ = activation
+    cache = {"A0": A}
+    for l in range(1, L + 1):
+        cache[f"Z{l}"] = Z = A @ params[f"W{l}"]
         Z += params[f"b{l}"]
-        cache[f"A{l}"] = activation.function(Z) if l < L else loss.output(Z)
-    return cache | {f"Z{L}": Z}
+        if l < L:
+            cache[f"A{l}"] = A = f(Z)
+    return cache
 
 
-def backward_propagation(params: Params, cache: Params, Y: Labels, activation: Activation, loss: Loss) -> Params:
-    """d loss / d theta, keyed and shaped as params, by the chain rule from the last layer to the first:
-
-    dW{l} = A{l-1}.T @ dZ{l}, db{l} = sum_n dZ{l}[n], dZ{l-1} = (dZ{l} @ W{l}.T) * f'(Z{l-1}).
-    """
-    L = len(params) // 2
+def backward_propagation(params: Params, cache: Params, dZ: Array, activation: Activation) -> Params:
+    """d loss / d params, keyed and shaped as params, from the cache and the gradient dZ (N, K) of the logits."""
+    _, derivative = activation
     grads: Params = {}
-    dZ = loss.gradient(cache[f"A{L}"], Y)
-    for l in range(L, 0, -1):
+    for l in range(len(params) // 2, 0, -1):
         A = cache[f"A{l - 1}"]
-        grads[f"W{l}"] = np.dot(A.T, dZ)  # A.T @ dZ is slow where N is 1
+        grads[f"W{l}"] = np.dot(A.T, dZ)  # as A.T @ dZ it is slow where N is 1
         grads[f"b{l}"] = dZ.sum(axis=0)
-        if l > 1:  # the gradient of the pictures themselves is of no use
+        if l > 1:  # dZ{l-1} = (dZ{l} @ W{l}.T) * f'(Z{l-1}); the gradient of X itself is of no use
             dZ = dZ @ params[f"W{l}"].T
-            dZ *= activation.derivative(A)
+            dZ *= derivative(cache[f"Z{l - 1}"], A)
     return grads
 
 
-def get_predictions(A: Array) -> Labels:
-    """The likeliest class of each row of A (N, K): labels (N,)."""
-    labels: Labels = A.argmax(axis=1)
+def loss_and_gradients(
+    params: Params, X: Samples, T: Array, activation: Activation = ACTIVATIONS["relu"], loss: Loss = cross_entropy
+) -> tuple[float, Params]:
+    """The mean loss of a batch X (N, D) with targets T (N, K), and its gradients."""
+    cache = forward_propagation(params, X, activation)
+    value, dZ = loss(cache[f"Z{len(params) // 2}"], np.asarray(T, cache["A0"].dtype))
+    return float(value), backward_propagation(params, cache, dZ, activation)
+
+
+def get_predictions(Z: Array) -> Labels:
+    """The likeliest class of each row of Z (N, K), logits or probabilities: labels (N,)."""
+    if np.ndim(Z) != 2 or np.isnan(Z).any():
+        raise ValueError(f"Z must be numbers (N, K), got {np.shape(Z)} with {np.isnan(Z).sum()} NaN")
+    labels: Labels = np.argmax(Z, axis=1)
     return labels
 
 
 def get_accuracy(predictions: Labels, Y: Labels) -> float:
     """The share of predictions (N,) that equal the labels Y (N,), in [0, 1]."""
-    return float(np.mean(predictions == Y))
+    if np.ndim(Y) != 1 or np.shape(predictions) != np.shape(Y) or not len(Y):
+        raise ValueError(f"predictions {np.shape(predictions)} and labels {np.shape(Y)} must both be (N,), N > 0")
+    return float(np.mean(np.equal(predictions, Y)))
 
 
-def make_predictions(params: Params, X: Array, activation: Activation, loss: Loss) -> Labels:
-    """The class of each picture of X (N, D): labels (N,). ValueError where X does not fit W1."""
-    return get_predictions(forward_propagation(params, X, activation, loss)[f"A{len(params) // 2}"])
-
-
-class Optimizer(NamedTuple):
-    """The direction to step in, from the gradients and from moments kept from step to step, zero at first."""
-
-    moments: tuple[str, ...]
-    direction: Callable[[Params, Moments, int], tuple[Params, Moments]]  # grads, moments, step counted from 1
+def make_predictions(params: Params, X: Samples, activation: Activation = ACTIVATIONS["relu"]) -> Labels:
+    """The class of each sample of X (N, D): labels (N,)."""
+    return get_predictions(forward_propagation(params, X, activation)[f"Z{len(params) // 2}"])
 
 
 def momentum(grads: Params, moments: Moments, step: int) -> tuple[Params, Moments]:
-    """Polyak 1964: v = 0.9 v + g is both the moment and the direction."""
+    """Polyak 1964: v = 0.9 v + g is both the moment and the update."""
     v: Params = {k: 0.9 * moments["v"][k] + g for k, g in grads.items()}
     return v, {"v": v}
 
 
 def adam(grads: Params, moments: Moments, step: int) -> tuple[Params, Moments]:
-    """Kingma & Ba 2015, algorithm 1. The moments are weighted sums over the past, m = beta1 m + g, v = beta2 v + g^2;
-
-    divided by the sums of their weights, (1 - beta^step) / (1 - beta), they are the paper's means m_hat and v_hat,
-    and m_hat / (sqrt(v_hat) + eps) is the direction.
-    """
+    """Kingma & Ba 2015, algorithm 1: m_hat / (sqrt(v_hat) + eps); m and v are sums, m_hat = m / c1, v_hat = v / c2."""
     beta1, beta2, eps = 0.9, 0.999, 1e-8
-    weight1, weight2 = ((1 - beta**step) / (1 - beta) for beta in (beta1, beta2))
-    m, v, direction = (dict[str, Array]() for _ in range(3))
+    c1, c2 = (1 - beta1**step) / (1 - beta1), (1 - beta2**step) / (1 - beta2)  # the sums of the past's weights
+    m, v, updates = (dict[str, Array]() for _ in range(3))
     for k, g in grads.items():  # what was just made is changed in place: fewer passes over memory
         m[k] = beta1 * moments["m"][k]
         m[k] += g
         v[k] = beta2 * moments["v"][k]
         v[k] += g * g
         root = np.sqrt(v[k])
-        root *= weight1 / math.sqrt(weight2)
-        root += weight1 * eps
-        direction[k] = m[k] / root
-    return direction, {"m": m, "v": v}
+        root *= c1 / math.sqrt(c2)
+        root += c1 * eps
+        updates[k] = np.divide(m[k], root, out=root)
+    return updates, {"m": m, "v": v}
 
 
-OPTIMIZERS = {
-    "sgd": Optimizer((), lambda grads, moments, step: (grads, moments)),
-    "momentum": Optimizer(("v",), momentum),
-    "adam": Optimizer(("m", "v"), adam),
+OPTIMIZERS: dict[str, Optimizer] = {  # moments, zero at first; gradients, moments, step from 1 -> updates, moments
+    "sgd": ((), lambda grads, moments, step: (grads, moments)),
+    "momentum": (("v",), momentum),
+    "adam": (("m", "v"), adam),
 }
 
 
-def update_params(params: Params, direction: Params, learning_rate: float, weight_decay: float = 0.0) -> Params:
-    """theta - learning_rate * (direction + weight_decay * theta), the decay apart from any moments (Loshchilov 2019).
-
-    The direction of plain gradient descent is the gradients themselves. ValueError, naming both sides, where the
-    direction has other keys, shapes or dtypes than the parameters.
-    """
-    ours, theirs = ({k: (A.dtype, A.shape) for k, A in tree.items()} for tree in (params, direction))
-    if ours != theirs:
-        k = next(k for k in ours | theirs if ours.get(k) != theirs.get(k))
-        raise ValueError(f"{k}: the parameter is {ours.get(k)}, its gradient {theirs.get(k)}")
-    # a NumPy float64 would make float64 of float32 parameters
-    rate, kept = float(learning_rate), float(1 - learning_rate * weight_decay)
-    decayed = {k: kept * A for k, A in params.items()} if weight_decay else params
-    return {k: decayed[k] - rate * direction[k] for k in params}
+def update_params(params: Params, updates: Params, learning_rate: float, weight_decay: float = 0.0) -> Params:
+    """theta - learning_rate (update + weight_decay theta), the decay apart from moments (Loshchilov & Hutter 2019)."""
+    if not (0 <= learning_rate < math.inf and 0 <= weight_decay < math.inf):
+        raise ValueError(f"learning_rate and weight_decay must be 0 or more, got {learning_rate} and {weight_decay}")
+    if wrong := [k for k in params | updates if np.shape(params.get(k, 0)) != np.shape(updates.get(k, 0))]:
+        raise ValueError(f"updates must have the keys and shapes of params, those of {', '.join(wrong)} differ")
+    rate, kept = float(learning_rate), float(1 - learning_rate * weight_decay)  # a NumPy float64 would widen float32
+    return {k: (kept * A if weight_decay else A) - rate * updates[k] for k, A in params.items()}
 
 
-class State(TypedDict):
-    """A training in progress, whole: a plain dict of builtins and arrays."""
-
-    params: Params
-    moments: Moments
-    step: int  # updates done
-    epoch: int  # epochs done
-    loss: float  # mean over the last epoch, each batch's taken before its update
-    generator: dict[str, object]  # the state of numpy.random.default_rng()'s bit generator
-
-
-def init_state(params: Params, optimizer: Optimizer, rng: np.random.Generator) -> State:
-    """The state before the first step, with rng as it stands."""
-    moments = {name: {k: np.zeros_like(A) for k, A in params.items()} for name in optimizer.moments}
-    generator = dict(rng.bit_generator.state)
-    return State(params=params, moments=moments, step=0, epoch=0, loss=math.nan, generator=generator)
-
-
-def check_data(params: Params, X: npt.NDArray[Pixel], Y: Labels, batch_size: int) -> None:
-    """ValueError unless X (N, D) is finite, Y (N,) holds integers in 0..K-1 and batch_size lies in 1..N."""
-    N, K = len(X), len(params[f"b{len(params) // 2}"])
-    if not 1 <= batch_size <= N:
-        raise ValueError(f"batch_size must lie in 1..{N}, the number of pictures, got {batch_size}")
-    if not np.isfinite([X.min(), X.max()]).all():
-        raise ValueError("X holds NaN or infinity: every pixel must be a number")
-    if Y.shape != (N,) or not np.issubdtype(Y.dtype, np.integer):
-        raise ValueError(f"Y must be {N} integers, a label for each row of X, got {Y.dtype} {Y.shape}")
-    if Y.min() < 0 or Y.max() >= K:
-        raise ValueError(f"labels must lie in 0..{K - 1}, the units of the last layer, got {Y.min()}..{Y.max()}")
-
-
-def mean_gradients(gradients: Callable[[slice], Gradients], n: int) -> Gradients:
-    """The mean loss of n rows and its gradients, as the running mean over pieces that take little memory.
-
-    gradients tells both for a slice of the rows.
-    """
-    value, mean = gradients(slice(0, min(PIECE, n)))
-    for i in range(PIECE, n, PIECE):
-        j = min(i + PIECE, n)
-        next_value, grads = gradients(slice(i, j))
-        share = (j - i) / j
-        value += share * (next_value - value)
-        mean = {k: M + share * (grads[k] - M) for k, M in mean.items()}
-    return value, mean
+def init_state(params: Params, optimizer: Optimizer) -> State:
+    """The state before the first step; its loss, NaN here, is the mean over the last batch before its update."""
+    count_layers(params)
+    if len(dtypes := {A.dtype for A in params.values()}) > 1 or not dtypes <= {np.dtype("f4"), np.dtype("f8")}:
+        raise ValueError(f"params must be all float32 or all float64, got {', '.join(map(str, dtypes))}")
+    moments = {name: {k: np.zeros_like(A) for k, A in params.items()} for name in optimizer[0]}
+    return State(params=params, moments=moments, step=0, loss=math.nan)
 
 
 def gradient_descent(
-    state: State, X: npt.NDArray[Pixel], Y: Labels, activation: Activation, loss: Loss, optimizer: Optimizer,
-    learning_rate: Callable[[int], float], batch_size: int, epochs: int,
-    prepare: Callable[[npt.NDArray[Pixel], Array], Array], draws: int = 0,
-    watch: Callable[[int, float], None] = lambda step, value: None,
-    average: Average = mean_gradients,
+    state: State,
+    batches: Iterable[tuple[Samples, Array]],
+    optimizer: Optimizer,
+    learning_rate: Callable[[int], float],
+    gradients: Gradients = loss_and_gradients,
     weight_decay: float = 0.0,
 ) -> Iterator[State]:
-    """Yields the state after every epoch until epochs are done; from any of them it goes on as if it had never stopped.
-
-    X (N, D), Y (N,), batch_size pictures a step in an order drawn anew each epoch. prepare makes X (n, D) of n pictures
-    and of as many numbers in [-1, 1) for each as draws says, (n, draws), their chance. learning_rate is a function of
-    the step, counted from 1; watch is told each step and its batch's loss; average stands for mean_gradients where many
-    processes share a batch; weight_decay is that of update_params. ValueError where check_data finds fault.
-    """
-    check_data(state["params"], X, Y, batch_size)
-    rng = np.random.default_rng()
-    rng.bit_generator.state = state["generator"]
-    params, moments, step = state["params"], state["moments"], state["step"]
-    for epoch in range(state["epoch"] + 1, epochs + 1):
-        total, order = 0.0, rng.permutation(len(X))
-        for rows in (order[i : i + batch_size] for i in range(0, len(X), batch_size)):
-            step += 1
-            chance = 2 * rng.random((len(rows), draws), np.float32) - 1
-
-            def gradients(part: slice) -> Gradients:
-                x, y = prepare(X[rows[part]], chance[part]), Y[rows[part]]
-                cache = forward_propagation(params, x, activation, loss)
-                grads = backward_propagation(params, cache, y, activation, loss)
-                return float(loss.value(cache[f"Z{len(params) // 2}"], y)), grads
-
-            value, grads = average(gradients, len(rows))
-            direction, moments = optimizer.direction(grads, moments, step)
-            params = update_params(params, direction, learning_rate(step), weight_decay)
-            watch(step, value)
-            total += value * len(rows)
-        generator = dict(rng.bit_generator.state)
-        yield State(params=params, moments=moments, step=step, epoch=epoch, loss=total / len(X), generator=generator)
-
-
-# Weights on disk: a pickle of builtins alone, so that loading one can run nothing.
-
-MAX_BYTES, MAX_OPCODES = 250_000_000, 10_000  # an array takes 15 opcodes or so
-PLAIN_OPCODES = set(
-    "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT SHORT_BINUNICODE BINUNICODE "
-    "SHORT_BINBYTES BINBYTES EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS".split()
-)
-
-
-def pack(tree: object) -> object:
-    """A tree of dicts with every array in it as a dict of dtype, shape and bytes."""
-    if isinstance(tree, np.ndarray):
-        return {"dtype": tree.dtype.str, "shape": list(tree.shape), "bytes": tree.tobytes()}
-    return {k: pack(v) for k, v in tree.items()} if isinstance(tree, dict) else tree
-
-
-def unpack(tree: object) -> object:
-    """The inverse of pack. KeyError, TypeError or ValueError for an array that is not of finite floats."""
-    if isinstance(tree, list):
-        return [unpack(v) for v in tree]
-    if not isinstance(tree, dict):
-        return tree
-    if tree.keys() != {"dtype", "shape", "bytes"}:
-        return {k: unpack(v) for k, v in tree.items()}
-    dtype = {"<f4": np.float32, "<f8": np.float64}[tree["dtype"]]
-    A = np.frombuffer(tree["bytes"], dtype).reshape(tree["shape"]).copy()
-    if not np.isfinite(A).all():
-        raise ValueError("NaN or infinity among the numbers")
-    return A
-
-
-def decode(data: bytes) -> object:
-    """The tree of which a file holds the pickle. ValueError, or nearly any other, unless it is plain and small."""
-    opcodes = [op.name for op, _, _ in islice(pickletools.genops(data), MAX_OPCODES)]
-    if alien := set(opcodes) - PLAIN_OPCODES:
-        raise ValueError(f"it uses {', '.join(alien)}, where weights are plain numbers, texts and bytes")
-    if len(data) > MAX_BYTES or opcodes[-1] != "STOP":
-        raise ValueError(f"it has more than {MAX_BYTES} bytes or {MAX_OPCODES} opcodes: too many for weights")
-    return unpack(pickle.loads(data))
-
-
-def save_params(path: Path, params: Params, about: dict[str, object]) -> None:
-    """Writes params and about, builtins and arrays that tell how to use them, to path: whole or not at all.
-
-    ValueError for what load_params would refuse, such as NaN; OSError that names path.
-    """
-    buffer = io.BytesIO()
-    pickler = pickle.Pickler(buffer, protocol=4)
-    pickler.fast = True  # no memo: nothing in the file refers to another part of it
-    pickler.dump(pack({"params": params, **about}))
-    decode(buffer.getvalue())
-    temporary = path.with_name(f"{path.name}.{os.urandom(8).hex()}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def load_params(path: Path) -> tuple[Params, dict[str, object]]:
-    """Reads (params, about) as save_params wrote them; their shapes follow from about["layers"].
-
-    ValueError for a file that is damaged, that asks to run anything, or that holds something else.
-    """
-    with open(path, "rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    try:
-        about = decode(data)
-        assert isinstance(about, dict), "no dict"
-        params: Params = about.pop("params")
-        shapes, expected = {k: A.shape for k, A in params.items()}, shapes_of(about["layers"])
-    except Exception as error:  # a damaged file can raise nearly any
-        raise ValueError(f"{path} does not hold weights: {error!r:.500}") from error
-    if shapes != expected:
-        raise ValueError(f"{path} holds {shapes}, but its layers {about['layers']} need {expected}")
-    return params, about
+    """Yields the state after a step on each batch (X, T); learning_rate is a function of the step, counted from 1."""
+    names, update = optimizer
+    params, moments = state["params"], state["moments"]
+    if moments.keys() != set(names):
+        raise ValueError(f"the state holds moments {list(moments)}, the optimiser needs {list(names)}")
+    for step, (X, T) in enumerate(batches, start=state["step"] + 1):
+        loss, grads = gradients(params, X, T)
+        updates, moments = update(grads, moments, step)
+        params = update_params(params, updates, learning_rate(step), weight_decay)
+        yield State(params=params, moments=moments, step=step, loss=loss)

@@ -1,380 +1,244 @@
-"""The command: pictures -> gradient_descent -> weights, and a score on the test pictures."""
+"""The command: images -> gradient_descent -> weights, and a score on the test set."""
 
-import os
 import signal
-import sys
-from importlib.util import find_spec
 
-LAUNCHED = int(os.environ.get("PMI_SIZE") or os.environ.get("OMPI_COMM_WORLD_SIZE") or 1)  # processes, by mpiexec
-
-if __name__ == "__main__":  # before NumPy is loaded, which takes long and reads the number of threads
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process without a word
-    if LAUNCHED > 1 and not find_spec("mpi4py"):
-        sys.exit("train.py: to train on many processes, first: .venv/bin/python -m pip install --group mpi")
-    if LAUNCHED > 1 and "mpi4py" not in sys.modules:  # it ends all processes when one of them fails
-        os.execv(sys.executable, [sys.executable, "-m", "mpi4py", *sys.argv])
-    # a second thread gains little, and beside a busy program makes each product wait for it
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while NumPy is loaded ends the process without a word
 
 import argparse
 import math
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from types import FrameType
-from typing import TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
 import nn
-from data.augment import DRAWS, STRENGTHS, Strengths, deform
-from data.load import CLASSES, load, scale_pixels
+from data.augment import STRENGTHS, Strengths, parse_strengths
+from data.batches import make_batches
+from data.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
+from data.load import CLASSES, Dataset, load_sets, scale_pixels
+from data.weights import load_weights, save_weights
 
-Pictures: TypeAlias = tuple[npt.NDArray[np.uint8], nn.Labels]  # (N, 784) 0..255 and (N,)
-Beginning: TypeAlias = tuple[Pictures, Pictures, nn.State, float]  # to train on, to score on, and from; seconds spent
-T = TypeVar("T")
-
-SCHEDULES: dict[str, Callable[[float, int, int], float]] = {  # peak rate, step from 1, steps in all -> rate
-    "constant": lambda peak, step, steps: peak,
-    "cosine": lambda peak, step, steps: peak * 0.5 * (1 + math.cos(math.pi * (step - 1) / steps)),  # Loshchilov 2017
-}
-HELD_OUT = 10_000  # the last training pictures, which --hold-out keeps for measuring
-FREE = ("weights", "resume", "evaluate", "min_accuracy")  # flags that do not bear on the parameters
-
-
-class Comm:
-    """The processes that train together: what is used of mpi4py's MPI.COMM_WORLD, and here one process by itself."""
-
-    rank, size = 0, 1
-
-    def bcast(self, value: T) -> T:
-        """What rank 0 gives, to all."""
-        return value
-
-    def Allreduce(self, part: nn.Array, total: nn.Array) -> None:
-        """Makes total the sum of everybody's part, to all."""
-
-
-def find_comm() -> Comm:
-    """All processes that were launched together, or this one alone."""
-    if "mpi4py" not in sys.modules:
-        return Comm()
+if TYPE_CHECKING:
     from mpi4py import MPI
 
-    if MPI.COMM_WORLD.size < LAUNCHED:  # each would train alone, and all write the same files
-        sys.exit("train.py: this mpiexec is of another MPI than mpi4py; take the one beside python, .venv/bin/mpiexec")
-    return cast(Comm, MPI.COMM_WORLD)
+
+T = TypeVar("T")
+MICRO_BATCH = 1000  # rows whose gradients are taken at once
+SCHEDULES: dict[str, Callable[[float], float]] = {  # progress from 0 to 1 -> factor of the learning rate
+    "constant": lambda progress: 1.0,
+    "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),  # Loshchilov & Hutter 2017
+}
 
 
-class Settings(argparse.Namespace):
-    """The flags of parse_settings, typed."""
-
-    dataset: str
-    layers: list[int]
-    activation: str
-    init: str
-    loss: str
-    optimizer: str
-    learning_rate: float
-    schedule: str
-    weight_decay: float
-    batch_size: int
-    epochs: int
-    pictures: int
-    augment: dict[str, float]  # strengths by name
-    seed: int
-    hold_out: bool
-    weights: Path
-    resume: bool
-    evaluate: bool
-    min_accuracy: float
+def flag(default: T, help: str, low: float = 0, high: float = 1e30, **options: object) -> T:
+    """A field of Config, and the flag of the command that sets it; a number must lie in low..high."""
+    own = {"default": default, "help": help} | ({} if "action" in options else {"type": type(default)})
+    return cast(T, field(metadata={"options": own | options, "bounds": (low, high)}))
 
 
-def parse_settings(arguments: Sequence[str] | None) -> Settings:
-    """The settings of a run; their defaults were chosen on held-out training pictures, for about ten seconds."""
+@dataclass
+class Config:
+    """The flags; their defaults were chosen on the validation set, for about ten seconds of training."""
+
+    dataset: str = flag("mnist", "digits or clothes", choices=CLASSES)
+    layers: list[int] = flag([784, 256, 128, 10], "units: pixels, hidden ones, classes", low=1, type=int, nargs="+")
+    activation: str = flag("relu", "of every hidden layer", choices=nn.ACTIVATIONS)
+    init: str = flag("by activation", "the distribution that weights are drawn from", choices=nn.INITS)
+    loss: str = flag("cross_entropy", "on softmax, or the squared error on sigmoid outputs", choices=nn.LOSSES)
+    label_smoothing: float = flag(0.0, "share of a target that is spread over all classes", high=1)
+    optimizer: str = flag("adam", "what makes updates of gradients", choices=nn.OPTIMIZERS)
+    learning_rate: float = flag(0.003, "of a step, at its highest", low=1e-30)
+    schedule: str = flag("cosine", "how the learning rate goes from step to step", choices=SCHEDULES)
+    weight_decay: float = flag(0.0, "share of the parameters taken off a step, times the learning rate", high=1)
+    batch_size: int = flag(128, "samples a step; 0 is all of them")
+    epochs: int = flag(6, "passes over the training set", low=1)
+    samples: int = flag(0, "train on the first so many alone; 0 is all of them")
+    augment: dict[str, float] = flag({}, "NAME=VALUE,... (data/augment.py), or none", type=parse_strengths)
+    seed: int = flag(0, "of the weights, the order and the augmentation")
+    validation: bool = flag(False, "keep the last 10,000 training images to measure on", action="store_true")
+    weights: Path = flag(Path("weights/DATASET.pkl"), "where they are kept", type=Path)
+    resume: bool = flag(False, "go on from the last epoch of a run that was stopped", action="store_true")
+    evaluate: bool = flag(False, "score the weights as they are, without training", action="store_true")
+    min_accuracy: float = flag(0.0, "exit with status 1 below it", high=1)
+
+    def hyperparameters(self) -> dict[str, object]:
+        """What the trained parameters depend on."""
+        return {k: v for k, v in asdict(self).items() if k not in ("weights", "resume", "evaluate", "min_accuracy")}
+
+
+def parse_config(arguments: Sequence[str] | None = None) -> Config:
+    """The flags. SystemExit with status 2, after a message, for wrong ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    add = parser.add_argument
-    add("--dataset", choices=CLASSES, default="mnist", help="digits or clothes")
-    add("--layers", type=int, nargs="+", default=[784, 256, 128, 10], metavar="UNITS", help="pixels, hidden, classes")
-    add("--activation", choices=nn.ACTIVATIONS, default="relu", help="of every hidden layer")
-    add("--init", choices=nn.INITS, default="by activation", help="the distribution that weights are drawn from")
-    add("--loss", choices=nn.LOSSES, default="cross_entropy", help="on softmax, or on the activation's own function")
-    add("--optimizer", choices=nn.OPTIMIZERS, default="adam", help="what makes a step of the gradients")
-    add("--learning-rate", type=positive, default=0.003, metavar="RATE", help="of a step, at its highest")
-    add("--schedule", choices=SCHEDULES, default="cosine", help="how the learning rate goes from step to step")
-    add("--weight-decay", type=share, default=0.0, metavar="SHARE", help="of parameters taken off a step, times rate")
-    add("--batch-size", type=count, default=128, metavar="N", help="pictures a step; 1 is each alone, 0 all at once")
-    add("--epochs", type=count, default=6, metavar="N", help="passes over the training pictures")
-    add("--pictures", type=count, default=0, metavar="N", help="train on the first N alone; 0 is all of them")
-    add("--augment", type=strengths, default="by dataset", metavar="NAME=VALUE,...",
-        help="how far every picture is deformed anew each epoch (data/augment.py); none is not at all")
-    add("--seed", type=count, default=0, metavar="N", help="of the weights and of the pictures' order")
-    add("--hold-out", action="store_true", help=f"measure on the last {HELD_OUT} training pictures, not on the test's")
-    add("--weights", type=Path, metavar="FILE", help="where they are kept; weights/DATASET.pkl if not given")
-    add("--resume", action="store_true", help="go on from the last epoch of a run that was stopped")
-    add("--evaluate", action="store_true", help="score the weights as they are, without training")
-    add("--min-accuracy", type=share, default=0.0, metavar="SHARE", help="exit with status 1 below it, in 0..1")
-    settings = parser.parse_args(arguments, namespace=Settings())
-    settings.weights = settings.weights or Path("weights") / f"{settings.dataset}.pkl"
-    if settings.init == "by activation":
-        settings.init = nn.ACTIVATIONS[settings.activation].init
-    settings.augment = STRENGTHS[settings.dataset]._replace(**settings.augment)._asdict()
-    return settings
+    for each in fields(Config):
+        parser.add_argument(f"--{each.name.replace('_', '-')}", **each.metadata["options"])
+    config = Config(**vars(parser.parse_args(arguments)))
+    for each in fields(Config):
+        (low, high), value = each.metadata["bounds"], getattr(config, each.name)
+        if not all(low <= v <= high for v in np.ravel(value) if isinstance(v, np.number)):
+            parser.error(f"--{each.name.replace('_', '-')} must lie in {low:g}..{high:g}, got {value}")
+    K = len(CLASSES[config.dataset])
+    if len(config.layers) < 2 or config.layers[0] != 784 or config.layers[-1] != K:
+        parser.error(f"--layers must go from 784 pixels to the {K} classes of {config.dataset}, got {config.layers}")
+    config.weights = Path(str(config.weights).replace("DATASET", config.dataset))
+    if config.weights.is_dir():
+        parser.error(f"--weights must name a file, and {config.weights} is a folder")
+    config.augment = STRENGTHS[config.dataset]._replace(**config.augment)._asdict()
+    if config.init not in nn.INITS:
+        config.init = {"sigmoid": "lecun", "tanh": "xavier"}.get(config.activation, "he")
+    return config
 
 
-def count(text: str) -> int:
-    """A flag's value: an integer of 0 or more."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number, 0 or more, got {text!r}")
-    return int(text)
+def accumulate(gradients: nn.Gradients, micro_batch: int) -> nn.Gradients:
+    """Gradient accumulation: the same mean loss and gradients, micro_batch rows at a time, which stay in the cache."""
+
+    def accumulated(params: nn.Params, X: nn.Samples, T: nn.Array) -> tuple[float, nn.Params]:
+        loss, grads = 0.0, {k: np.zeros_like(A) for k, A in params.items()}
+        for i in range(0, len(T), micro_batch):
+            x, t = X[i : i + micro_batch], T[i : i + micro_batch]
+            part_loss, part_grads = gradients(params, x, t)
+            loss += len(t) / len(T) * part_loss
+            for k, G in grads.items():
+                G += len(t) / len(T) * part_grads[k]
+        return loss, grads
+
+    return accumulated
 
 
-def positive(text: str) -> float:
-    """A flag's value: a number above 0."""
-    if not 0 < float(text) < math.inf:
-        raise argparse.ArgumentTypeError(f"must be above 0, got {text!r}")
-    return float(text)
+def all_reduce(gradients: nn.Gradients, comm: "MPI.Comm") -> nn.Gradients:
+    """The mean over the rows of all ranks: one Allreduce of their sums, with the loss and the number of rows last."""
+
+    def reduced(params: nn.Params, X: nn.Samples, T: nn.Array) -> tuple[float, nn.Params]:
+        loss, grads = gradients(params, X, T) if len(T) else (0.0, params)  # no rows count for nothing
+        flat = np.concatenate([np.ravel(grads[k]) for k in params] + [[loss, 1]], dtype=params["W1"].dtype) * len(T)
+        total = np.empty_like(flat)
+        comm.Allreduce(flat, total)
+        *parts, (loss, rows) = np.split(total, np.cumsum([A.size for A in params.values()]))
+        return float(loss / rows), {k: part.reshape(params[k].shape) / rows for k, part in zip(params, parts)}
+
+    return reduced
 
 
-def share(text: str) -> float:
-    """A flag's value: a number from 0 to 1."""
-    if not 0 <= float(text) <= 1:
-        raise argparse.ArgumentTypeError(f"must lie in 0..1, got {text!r}")
-    return float(text)
+def make_gradients(config: Config, comm: "MPI.Comm | None" = None) -> nn.Gradients:
+    """The loss and gradients of images (N, 784) as the flags say, over the rows of all ranks."""
+    activation, loss = nn.ACTIVATIONS[config.activation], nn.LOSSES[config.loss]
+    one: nn.Gradients = lambda params, X, T: nn.loss_and_gradients(params, scale_pixels(X), T, activation, loss)
+    local = one if 0 < config.batch_size <= MICRO_BATCH else accumulate(one, MICRO_BATCH)
+    return all_reduce(local, comm) if comm else local
 
 
-def strengths(text: str) -> dict[str, float]:
-    """A flag's value: strengths of data.augment by name, as in rotation=10,shift=2, or none of any."""
-    if text in ("none", "by dataset"):
-        return Strengths()._asdict() if text == "none" else {}
-    values = {name: float(value) for name, value in (pair.split("=") for pair in text.split(","))}
-    if not values.keys() <= set(Strengths._fields) or not all(0 <= value < math.inf for value in values.values()):
-        known = ", ".join(Strengths._fields)
-        raise argparse.ArgumentTypeError(f"must give numbers of 0 or more to some of {known}, got {text!r}")
-    return values
+def start(config: Config) -> Checkpoint:
+    """Where to begin: before the first epoch or, with --resume, where a run with the same hyperparameters stopped."""
+    params = nn.init_params(config.layers, nn.INITS[config.init], np.random.default_rng(config.seed))
+    state = nn.init_state(params, nn.OPTIMIZERS[config.optimizer])
+    fresh = Checkpoint(state=state, epoch=0, seconds=0.0, config=config.hyperparameters())
+    return load_checkpoint(checkpoint_path(config.weights), fresh) if config.resume else fresh
 
 
-def shaping(settings: Settings) -> dict[str, object]:
-    """The settings on which the trained parameters depend."""
-    return {name: value for name, value in vars(settings).items() if name not in FREE}
+def train_epoch(config: Config, data: Dataset, state: nn.State, epoch: int, comm: "MPI.Comm | None" = None) -> nn.State:
+    """The state after epoch, counted from 1; its loss is the mean over the steps. ArithmeticError where not finite."""
+    (X, Y), (rank, ranks) = data, (comm.rank, comm.size) if comm else (0, 1)
+    T, rng = nn.one_hot(Y, config.layers[-1], config.label_smoothing), np.random.default_rng([config.seed, epoch])
+    batches = make_batches(X, T, config.batch_size or len(X), rng, Strengths(**config.augment), rank, ranks)
+    steps, factor, losses = math.ceil(len(X) / (config.batch_size or len(X))), SCHEDULES[config.schedule], list[float]()
+    rate = lambda step: config.learning_rate * factor((step - 1) / (steps * config.epochs))
+    bar = tqdm(batches, total=steps, unit="step", delay=1, leave=False, disable=rank > 0 or None)
+    optimizer, gradients = nn.OPTIMIZERS[config.optimizer], make_gradients(config, comm)
+    for state in nn.gradient_descent(state, bar, optimizer, rate, gradients, config.weight_decay):
+        losses.append(state["loss"])
+        ended = [state["params"], *state["moments"].values()] if len(losses) == steps else []
+        finite = math.isfinite(state["loss"]) and all(np.isfinite(A).all() for tree in ended for A in tree.values())
+        if rank == 0 and not finite:
+            found = f"the loss is {state['loss']} and training diverges at epoch {epoch}, step {state['step']}"
+            raise ArithmeticError(f"{found}; try --learning-rate {config.learning_rate / 10:g}")
+    return {**state, "loss": math.fsum(losses) / steps}
 
 
-def read_pictures(settings: Settings) -> tuple[Pictures, Pictures]:
-    """The pictures to train on, and those to score on, each with its labels."""
-    X, Y = load(settings.dataset, "train")
-    if settings.hold_out:
-        scored, X, Y = (X[-HELD_OUT:], Y[-HELD_OUT:]), X[:-HELD_OUT], Y[:-HELD_OUT]
-    else:
-        scored = load(settings.dataset, "test")
-    n = settings.pictures or len(X)
-    if n > len(X):
-        raise ValueError(f"--pictures {n} is more than the {len(X)} there are")
-    return (X[:n], Y[:n]), scored
+def measure(params: nn.Params, activation: str, data: Dataset) -> float:
+    """The accuracy in [0, 1] on images and labels, a thousand at a time to spare memory."""
+    X, Y = data
+    parts = (scale_pixels(X[i : i + 1000]) for i in range(0, len(X), 1000))
+    predictions = [nn.make_predictions(params, x, nn.ACTIVATIONS[activation]) for x in parts]
+    return nn.get_accuracy(np.concatenate(predictions), Y)
 
 
-def checkpoint_of(settings: Settings) -> Path:
-    """Where the state of an unfinished run is kept: beside its weights."""
-    return settings.weights.with_name(settings.weights.name.removesuffix(".pkl") + ".checkpoint.pkl")
-
-
-def functions_of(about: Mapping[str, object]) -> tuple[nn.Activation, nn.Loss]:
-    """The activation and the loss that settings or weights name. ValueError for unknown ones."""
-    activation, loss = str(about.get("activation")), str(about.get("loss"))
-    if activation not in nn.ACTIVATIONS or loss not in nn.LOSSES:
-        raise ValueError(f"the weights need activation {activation} and loss {loss}, which are not known here")
-    return nn.ACTIVATIONS[activation], nn.LOSSES[loss](nn.ACTIVATIONS[activation])
-
-
-def count_errors(params: nn.Params, about: Mapping[str, object], pictures: Pictures) -> int:
-    """How many pictures are misread; they are taken a thousand at a time, to spare memory."""
-    X, Y = pictures
-    batches = ((scale_pixels(X[i : i + 1000]), Y[i : i + 1000]) for i in range(0, len(X), 1000))
-    return sum(int(np.sum(nn.make_predictions(params, x, *functions_of(about)) != y)) for x, y in batches)
-
-
-def outline(tree: object) -> object:
-    """The form of a state: keys, dtypes, shapes and types without the values."""
-    if isinstance(tree, dict):
-        return {k: outline(v) for k, v in tree.items()}
-    return (tree.dtype, tree.shape) if isinstance(tree, np.ndarray) else type(tree)
-
-
-def start(settings: Settings) -> tuple[nn.State, float]:
-    """The state to train from and the seconds spent on it: fresh, or the checkpoint's if it is of a run like this."""
-    optimizer, rng = nn.OPTIMIZERS[settings.optimizer], np.random.default_rng(settings.seed)
-    fresh = nn.init_state(nn.init_params(settings.layers, nn.INITS[settings.init], rng), optimizer, rng)
-    if not settings.resume:
-        return fresh, 0.0
-    path = checkpoint_of(settings)
-    if not path.exists():
-        raise ValueError(f"there is nothing to resume: {path} does not exist; start without --resume")
-    params, about = nn.load_params(path)
-    for name, value in shaping(settings).items():
-        if about.get(name) != value:
-            raise ValueError(f"{path} is of a run with {name} {about.get(name)}, not {value}; resume with its flags")
-    rest, seconds = about.get("state"), about.get("seconds")
-    state = {"params": params, **rest} if isinstance(rest, dict) else {}
-    if outline(state) != outline(fresh) or not isinstance(seconds, float):
-        raise ValueError(f"{path} does not hold the state of such a run; start without --resume")
-    return cast(nn.State, state), seconds
-
-
-def preparation(settings: Settings) -> tuple[Callable[[npt.NDArray[np.uint8], nn.Array], nn.Array], int]:
-    """What makes pictures ready to learn from, and how many random numbers it needs for each."""
-    chosen = Strengths(**settings.augment)
-    if chosen == Strengths():
-        return lambda batch, chance: scale_pixels(batch), 0
-    return lambda batch, chance: scale_pixels(deform(batch, chance, chosen)), DRAWS
-
-
-def share_batches(comm: Comm) -> nn.Average:
-    """mean_gradients for many processes: each takes a share of the rows, and all get the mean, in one Allreduce."""
-
-    def average(gradients: Callable[[slice], nn.Gradients], n: int) -> nn.Gradients:
-        first, end = n * comm.rank // comm.size, n * (comm.rank + 1) // comm.size
-        share = max(end - first, 1)  # a process too many takes a row, which then counts for nothing
-        value, grads = nn.mean_gradients(lambda rows: gradients(slice(first + rows.start, first + rows.stop)), share)
-        part = np.concatenate([*map(np.ravel, grads.values()), [value]], dtype=grads["W1"].dtype)  # the loss comes last
-        part *= (end - first) / n
-        total = np.empty_like(part)
-        comm.Allreduce(part, total)
-        sums = np.split(total, np.cumsum([g.size for g in grads.values()]))
-        return float(total[-1]), {k: A.reshape(g.shape) for (k, g), A in zip(grads.items(), sums)}
-
-    return average if comm.size > 1 else nn.mean_gradients
-
-
-def run(
-    settings: Settings, state: nn.State, X: npt.NDArray[np.uint8], Y: nn.Labels, comm: Comm = Comm()
-) -> Iterator[nn.State]:
-    """The fold with the settings' functions, and movement within an epoch that takes long."""
-    batch_size = settings.batch_size or len(X)
-    steps = math.ceil(len(X) / batch_size)  # in an epoch
-
-    def learning_rate(step: int) -> float:
-        return SCHEDULES[settings.schedule](settings.learning_rate, step, steps * settings.epochs)
-
-    def watch(step: int, loss: float) -> None:
-        if comm.rank == 0 and not math.isfinite(loss):
-            epoch, rate = (step - 1) // steps + 1, settings.learning_rate
-            place = f"step {step} (epoch {epoch})"
-            raise ArithmeticError(f"the loss is {loss} at {place}; try --learning-rate {rate / 10:g}")
-        bar.update()
-
-    with tqdm(total=steps, unit="step", delay=1, leave=False, disable=comm.rank > 0 or None) as bar:
-        for state in nn.gradient_descent(
-            state, X, Y, *functions_of(vars(settings)), nn.OPTIMIZERS[settings.optimizer], learning_rate,
-            batch_size, settings.epochs, *preparation(settings), watch, share_batches(comm), settings.weight_decay,
-        ):
-            bar.reset()
-            yield state
-
-
-def begin(settings: Settings) -> Beginning:
-    """What a run needs from files, all of it checked before the work."""
-    trained, scored = read_pictures(settings)
-    state, seconds = start(settings)
-    if settings.weights.is_dir():
-        raise ValueError(f"{settings.weights} is a folder; name a file with --weights")
-    settings.weights.parent.mkdir(parents=True, exist_ok=True)
-    return trained, scored, state, seconds
-
-
-def train(settings: Settings, comm: Comm) -> int:
-    """Trains, with a line and a checkpoint each epoch, and keeps the weights. Returns the exit status of report.
-
-    Rank 0 alone reads and writes files, prints and scores; the others take their shares of every batch.
-    """
-    trained, scored, state, seconds = cast(Beginning, comm.bcast(begin(settings) if comm.rank == 0 else None))
-    about = shaping(settings) | {"classes": list(CLASSES[settings.dataset])}
-    started = time.perf_counter() - seconds
-    for state in run(settings, state, *trained, comm):
-        if comm.rank > 0:
-            continue
-        seconds = time.perf_counter() - started
-        rest = {k: v for k, v in state.items() if k != "params"}
-        nn.save_params(checkpoint_of(settings), state["params"], about | {"state": rest, "seconds": seconds})
-        left = seconds / state["epoch"] * (settings.epochs - state["epoch"])
-        held_out = f"  held-out {1 - count_errors(state['params'], about, scored) / HELD_OUT:.2%}" * settings.hold_out
-        tqdm.write(f"epoch {state['epoch']:3}/{settings.epochs}  loss {state['loss']:.4f}{held_out}"
-                   f"  {seconds:6.1f} s  {left:5.0f} s left")
-        sys.stdout.flush()  # mpiexec's is a pipe
-    if comm.rank > 0:
+def train(config: Config, comm: "MPI.Comm | None") -> int:
+    """Trains and keeps the weights, with a checkpoint an epoch; rank 0 alone reads, writes and prints. Exit status."""
+    rank = comm.rank if comm else 0
+    ready = (*load_sets(config.dataset, config.validation, config.samples), start(config)) if rank == 0 else None
+    data, measured, begun = comm.bcast(ready) if comm else cast(tuple[Dataset, Dataset, Checkpoint], ready)
+    state, seconds, started = cast(nn.State, begun["state"]), begun["seconds"], time.perf_counter()
+    for epoch in range(begun["epoch"] + 1, config.epochs + 1):
+        state = train_epoch(config, data, state, epoch, comm)
+        if rank == 0:
+            seconds = begun["seconds"] + time.perf_counter() - started
+            done = Checkpoint(state=state, epoch=epoch, seconds=seconds, config=config.hyperparameters())
+            save_checkpoint(checkpoint_path(config.weights), done)
+            shown = f"  validation {measure(state['params'], config.activation, measured):.2%}" * config.validation
+            line = f"epoch {epoch:3}/{config.epochs}  loss {state['loss']:.4f}{shown}  {seconds:6.1f} s"
+            print(f"{line}  {seconds / epoch * (config.epochs - epoch):5.0f} s left", flush=True)
+    if rank > 0:
         return 0
-    errors = count_errors(state["params"], about, scored)
-    nn.save_params(settings.weights, state["params"], about | {"accuracy": (len(scored[1]) - errors) / len(scored[1])})
-    return report(settings, errors, len(scored[1]), seconds)
+    accuracy = measure(state["params"], config.activation, measured)
+    result = {"accuracy": accuracy, "measured_on": "validation" if config.validation else "test"}
+    classes = list(CLASSES[config.dataset])
+    save_weights(config.weights, {"params": state["params"], "classes": classes, **config.hyperparameters(), **result})
+    return report(config, accuracy, len(measured[1]), seconds)
 
 
-def evaluate(settings: Settings) -> int:
+def evaluate(config: Config) -> int:
     """Scores the weights as they are. Returns the exit status of report."""
-    params, about = nn.load_params(settings.weights)
-    if about.get("dataset") != settings.dataset:
-        raise ValueError(f"{settings.weights} reads {about.get('dataset')}, not {settings.dataset}; name its --dataset")
-    scored, started = read_pictures(settings)[1], time.perf_counter()
-    errors = count_errors(params, about, scored)
-    return report(settings, errors, len(scored[1]), time.perf_counter() - started)
+    weights, started = load_weights(config.weights), time.perf_counter()
+    if weights["dataset"] != config.dataset or weights["activation"] not in nn.ACTIVATIONS:
+        raise ValueError(f"{config.weights} is for {weights['dataset']}, {weights['activation']}; name its --dataset")
+    _, measured = load_sets(config.dataset, config.validation)
+    accuracy = measure(weights["params"], weights["activation"], measured)
+    return report(config, accuracy, len(measured[1]), time.perf_counter() - started)
 
 
-def report(settings: Settings, errors: int, pictures: int, seconds: float) -> int:
+def report(config: Config, accuracy: float, samples: int, seconds: float) -> int:
     """Prints the result. Returns 1 where it is below --min-accuracy, else 0."""
-    accuracy = (pictures - errors) / pictures  # 1 - errors / pictures can miss --min-accuracy by a rounding
-    which = "held-out" if settings.hold_out else "test"
-    print(f"{which} accuracy {accuracy:.2%} ({errors} errors in {pictures}), {seconds:.1f} s")
-    if accuracy < settings.min_accuracy:
-        print(f"train.py: that is below --min-accuracy {settings.min_accuracy}", file=sys.stderr)
-    return int(accuracy < settings.min_accuracy)
-
-
-def keep_freed_memory() -> None:
-    """Has glibc keep what training frees and asks for again at once, instead of returning it to the system each step:
-
-    a freed block raises malloc's mmap threshold to its size, up to 32 MiB, and its trim threshold to twice that.
-    """
-    np.empty(30_000_000, np.uint8)
-
-
-@contextmanager
-def later(comm: Comm) -> Iterator[None]:
-    """Has other ranks fail after rank 0, one by one: whoever fails first tells why, and its end is that of all."""
-    try:
-        yield
-    except BaseException:
-        time.sleep(1 + comm.rank / comm.size if comm.rank else 0)
-        raise
+    which, errors = "validation" if config.validation else "test", round((1 - accuracy) * samples)
+    print(f"{which} accuracy {accuracy:.2%} ({errors} errors in {samples}), {seconds:.1f} s")
+    if accuracy < config.min_accuracy:
+        print(f"train.py: that is below --min-accuracy {config.min_accuracy}", file=sys.stderr)
+    return int(accuracy < config.min_accuracy)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns its exit status: 0, or 1 for an error or low accuracy. SystemExit where stop raises it."""
-    comm, settings = find_comm(), None
+    """The command. Returns its exit status: 0, or 1 for an error or low accuracy. SystemExit for usage and signals."""
+    comm, config = None, None
+    if "mpi4py" in sys.modules:  # as in mpiexec -n 4 python -m mpi4py train.py
+        from mpi4py import MPI
+
+        comm = MPI.COMM_WORLD
+    rank = comm.rank if comm else 0
     try:
-        settings = parse_settings(arguments) if comm.rank == 0 else None
+        config = parse_config(arguments) if rank == 0 else None
     finally:
-        settings = comm.bcast(settings)
-    if settings is None or settings.evaluate and comm.rank > 0:
+        config = comm.bcast(config) if comm else config
+    if config is None or config.evaluate and rank > 0:
         return 0
-    keep_freed_memory()
+    np.empty(30_000_000, np.uint8)  # once freed, it has glibc keep what steps free, up to 30 MB: a fifteenth less time
     try:
-        with np.errstate(all="ignore"), later(comm):  # of numbers that overflow, the loss tells
-            return evaluate(settings) if settings.evaluate else train(settings, comm)
-    except OSError as error:
-        where = f"{error.filename}: {error.strerror}; check that folder, or name another with --weights"
-        print(f"train.py: {where if error.filename else error}", file=sys.stderr)
-        return 1
-    except (ValueError, ArithmeticError, MemoryError) as error:
-        said = "".join(filter(str.isprintable, str(error)))  # it may quote a file from a stranger
-        print(f"train.py: {said:.1000}", file=sys.stderr)
+        with np.errstate(all="ignore"):  # of numbers that overflow, the loss tells
+            return evaluate(config) if config.evaluate else train(config, comm)
+    except (OSError, ValueError, ArithmeticError, MemoryError) as error:
+        print("train.py:", "".join(filter(str.isprintable, str(error)))[:1000], file=sys.stderr)  # it may quote a file
         return 1
     except SystemExit:
-        how = "the same command with --resume goes on from the last whole epoch"
-        print(f"train.py: stopped; {how if checkpoint_of(settings).exists() else 'no epoch was done'}", file=sys.stderr)
+        kept = checkpoint_path(config.weights).exists()
+        how = "the same command with --resume goes on from the last whole epoch" if kept else "no epoch was done"
+        print(f"train.py: stopped; {how}", file=sys.stderr)
         raise
 
 
-def stop(number: int, frame: FrameType | None) -> None:
+def stop(number: int, frame: object) -> None:
     """Ends the run with status 130 for Ctrl-C, 143 for SIGTERM; from now on, a second such signal does so at once."""
     signal.signal(number, signal.SIG_DFL)
     raise SystemExit(128 + number)  # unlike KeyboardInterrupt, no traceback wherever it comes

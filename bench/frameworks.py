@@ -1,37 +1,38 @@
-"""One worker a framework: the same network on the same pictures, as fast as the framework's users can train on a CPU.
+"""One worker a framework: the same network on the same images, as fast as the framework's users can train on a CPU.
 
 `python -m bench.frameworks NAME WORK FOLDER`, with a Work as a JSON list and the folder that holds MNIST, writes an
 empty answer when it is ready to train, and then a line of JSON for each line that it reads.
 
-All start from the same weights, and draw a new order of the pictures each epoch: the same one, but for scikit-learn.
+All start from the same weights, and take the samples in a new order each epoch: the same one, but for scikit-learn.
 Ours and JAX hold grey levels in uint8 and scale each batch; PyTorch and scikit-learn hold float32, scaled before the
 clock starts: each has what served it best. On the full batch the others, JAX too, hold float32 and reorder nothing.
 """
 
 import functools
+import itertools
 import json
 import math
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
 import nn
+import train
 from data.load import load, scale_pixels
-from train import keep_freed_memory
 
-SEED = 0  # of the weights, the same in every framework, and of the pictures' order
-CHUNK = 10_000  # pictures scored at a time
+SEED = 0  # of the weights, the same in every framework, and of the order of the samples
+CHUNK = 10_000  # images scored at a time
 REPEATING = 0.2  # seconds for which a prediction is repeated, to answer with the median
 MEGABYTE = 2**20 if sys.platform == "darwin" else 2**10  # in the unit of ru_maxrss
 
-Pixels: TypeAlias = npt.NDArray[np.uint8]  # (N, 784) 0..255
+Images: TypeAlias = NDArray[np.uint8]  # (N, 784), 0..255
 Product: TypeAlias = tuple[nn.Array, nn.Array, nn.Array]  # left, right, out
 
 
@@ -40,9 +41,9 @@ class Work(NamedTuple):
 
     layers: Sequence[int]
     optimizer: str
-    batch: int  # pictures a step
+    batch: int  # samples a step
     rate: float  # learning rate
-    pictures: int = 60_000  # the first ones; an epoch is one pass over them
+    samples: int = 60_000  # the first ones; an epoch is one pass over them
     activation: str = "relu"
     loss: str = "cross_entropy"
 
@@ -50,37 +51,45 @@ class Work(NamedTuple):
 class Trainer(NamedTuple):
     """A network in one framework, ready to be trained."""
 
-    epoch: Callable[[], object]  # trains on each picture once; has done it when it returns
-    array: Callable[[nn.Array], Any]  # pictures (N, 784) in 0..1 as the framework's own array
+    epoch: Callable[[], object]  # trains on each sample once; has done it when it returns
+    array: Callable[[nn.Array], Any]  # images (N, 784) in 0..1 as the framework's own array
     predict: Callable[[Any], Any]  # such an array to its labels; has done it when it returns
+
+
+def configure(work: Work) -> train.Config:
+    """The flags of train.py that ask for the work."""
+    flags = f"--activation {work.activation} --loss {work.loss} --optimizer {work.optimizer} --batch-size {work.batch}"
+    flags += f" --learning-rate {work.rate} --schedule constant --augment none --seed {SEED} --layers"
+    return train.parse_config([*flags.split(), *map(str, work.layers)])
 
 
 def initial_params(work: Work) -> nn.Params:
     """The weights that every framework starts from."""
-    return nn.init_params(work.layers, nn.INITS[nn.ACTIVATIONS[work.activation].init], np.random.default_rng(SEED))
+    return nn.init_params(work.layers, nn.INITS[configure(work).init], np.random.default_rng(SEED))
 
 
-def ours(work: Work, X: Pixels, Y: nn.Labels) -> Trainer:
-    """This project, through gradient_descent, as train.py calls it."""
-    keep_freed_memory()
-    activation, optimizer = nn.ACTIVATIONS[work.activation], nn.OPTIMIZERS[work.optimizer]
-    loss, params = nn.LOSSES[work.loss](activation), initial_params(work)
-    states = nn.gradient_descent(
-        nn.init_state(params, optimizer, np.random.default_rng(SEED)), X, Y, activation, loss, optimizer,
-        lambda step: work.rate, work.batch, sys.maxsize, lambda batch, chance: scale_pixels(batch),
-    )
+def orders(samples: int) -> Iterator[NDArray[np.intp]]:
+    """The order of the samples in each epoch, as train.train_epoch draws it."""
+    return (np.random.default_rng([SEED, epoch]).permutation(samples) for epoch in itertools.count(1))
+
+
+def ours(work: Work, X: Images, Y: nn.Labels) -> Trainer:
+    """This project, by the epochs of the command."""
+    np.empty(30_000_000, np.uint8)  # as train.main does: once freed, it has glibc keep what steps free
+    config, activation, epochs = configure(work), nn.ACTIVATIONS[work.activation], itertools.count(1)
+    state = nn.init_state(initial_params(work), nn.OPTIMIZERS[work.optimizer])
 
     def epoch() -> None:
-        nonlocal params
-        params = next(states)["params"]
+        nonlocal state
+        state = train.train_epoch(config, (X, Y.astype(np.int64)), state, next(epochs))
 
-    return Trainer(epoch, lambda A: A, lambda A: nn.make_predictions(params, A, activation, loss))
+    return Trainer(epoch, lambda A: A, lambda A: nn.make_predictions(state["params"], A, activation))
 
 
 def products(layers: Sequence[int], rows: int) -> list[Product]:
     """The matrix products of a step on so many rows, in order, each with a buffer for what comes out.
 
-    A @ W from the first layer to the last; back again A.T @ dZ and, except for the pictures, dZ @ W.T.
+    A @ W from the first layer to the last; back again A.T @ dZ and, except for the images, dZ @ W.T.
     """
     rng, L = np.random.default_rng(SEED), len(layers) - 1
     A, dZ = ([rng.standard_normal((rows, n), np.float32) for n in layers] for _ in "AZ")
@@ -105,8 +114,8 @@ def multiply(steps: list[Product]) -> None:
         np.dot(left, right, out=out)
 
 
-def floor(work: Work, X: Pixels, Y: nn.Labels) -> Trainer:
-    """The matrix products alone, on the same numbers in every step: no pictures, activations, losses or updates."""
+def lower_bound(work: Work, X: Images, Y: nn.Labels) -> Trainer:
+    """The matrix products alone, on the same numbers in every step: no images, activations, losses or updates."""
     whole, rest = divmod(len(X), work.batch)
     full, last = products(work.layers, work.batch), products(work.layers, rest) if rest else []
     forward = functools.cache(lambda rows: products(work.layers, rows)[: len(work.layers) - 1])
@@ -119,35 +128,35 @@ def floor(work: Work, X: Pixels, Y: nn.Labels) -> Trainer:
     return Trainer(epoch, lambda A: A, lambda A: multiply(forward(len(A))))
 
 
-def torch_network(work: Work) -> tuple[list[Any], Callable[[Any], Any], Callable[[Any, Any], Any]]:
+def torch_network(work: Work, start: nn.Params) -> tuple[list[Any], Callable[[Any], Any], Callable[[Any, Any], Any]]:
     """PyTorch's parameters, with W (fan_out, fan_in), forward pass to the logits, and loss of logits and targets."""
     import torch
     from torch.nn import functional
 
-    params = {k: torch.from_numpy(A.T.copy()).requires_grad_() for k, A in initial_params(work).items()}
-    hidden, L = {"relu": torch.relu, "sigmoid": torch.sigmoid}[work.activation], len(work.layers) - 1
+    params = {k: torch.from_numpy(A.T.copy()).requires_grad_() for k, A in start.items()}
+    gelu = functools.partial(functional.gelu, approximate="tanh")
+    f, L = gelu if work.activation == "gelu" else getattr(functional, work.activation), len(work.layers) - 1
 
     def forward(A: Any) -> Any:
         for l in range(1, L):
-            A = hidden(functional.linear(A, params[f"W{l}"], params[f"b{l}"]))
+            A = f(functional.linear(A, params[f"W{l}"], params[f"b{l}"]))
         return functional.linear(A, params[f"W{L}"], params[f"b{L}"])
 
     def mean_squared_error(Z: Any, T: Any) -> Any:
-        return functional.mse_loss(hidden(Z), T, reduction="sum") / (2 * len(T))
+        return functional.mse_loss(torch.sigmoid(Z), T, reduction="sum") / (2 * len(T))
 
     loss: Callable[[Any, Any], Any] = {"cross_entropy": functional.cross_entropy}.get(work.loss, mean_squared_error)
     return list(params.values()), forward, loss
 
 
-def pytorch(work: Work, X: Pixels, Y: nn.Labels) -> Trainer:
+def pytorch(work: Work, X: Images, Y: nn.Labels) -> Trainer:
     """PyTorch, eager: tensors made beforehand, a fused optimizer, no modules, gradients dropped rather than zeroed."""
     import torch
 
-    params, forward, loss = torch_network(work)
-    pictures = torch.from_numpy(scale_pixels(X))
+    params, forward, loss = torch_network(work, initial_params(work))
+    images, order = torch.from_numpy(scale_pixels(X)), orders(len(X))
     targets = torch.from_numpy(Y if work.loss == "cross_entropy" else nn.one_hot(Y, work.layers[-1]))
     optimizer = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[work.optimizer](params, lr=work.rate, fused=True)
-    rng = np.random.default_rng(SEED)
 
     def step(A: Any, T: Any) -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -155,9 +164,9 @@ def pytorch(work: Work, X: Pixels, Y: nn.Labels) -> Trainer:
         optimizer.step()
 
     def epoch() -> None:
-        for rows in torch.from_numpy(rng.permutation(len(X))).split(work.batch):
-            everything = len(rows) == work.pictures
-            step(*(data if everything else data.index_select(0, rows) for data in (pictures, targets)))
+        for rows in torch.from_numpy(next(order)).split(work.batch):
+            everything = len(rows) == work.samples
+            step(*(data if everything else data.index_select(0, rows) for data in (images, targets)))
 
     return Trainer(epoch, torch.from_numpy, torch.inference_mode()(lambda A: forward(A).argmax(1)))
 
@@ -199,7 +208,7 @@ def jax_functions(work: Work) -> tuple[Any, Any, Any]:
     from jax import numpy as jnp
 
     def step(state: Any, data: Any, rows: Any) -> Any:
-        A, T = data if work.batch == work.pictures else (data[0][rows].astype(jnp.float32) / 255, data[1][rows])
+        A, T = data if work.batch == work.samples else (data[0][rows].astype(jnp.float32) / 255, data[1][rows])
         return jax_update(work, state, A, T)
 
     def scan(state: Any, data: Any, order: Any) -> Any:
@@ -209,20 +218,20 @@ def jax_functions(work: Work) -> tuple[Any, Any, Any]:
     return jax.jit(step, donate_argnums=0), jax.jit(scan, donate_argnums=0), predict
 
 
-def jax_trainer(work: Work, X: Pixels, Y: nn.Labels, scanned: bool) -> Trainer:
+def jax_trainer(work: Work, X: Images, Y: nn.Labels, scanned: bool) -> Trainer:
     """JAX: each step is a call, or all the full batches of an epoch are one."""
     import jax
     from jax import numpy as jnp
 
     params, m, v = (jax.tree.map(jnp.asarray, initial_params(work)) for _ in range(3))
     moments = (*jax.tree.map(jnp.zeros_like, (m, v)), jnp.float32(0)) if work.optimizer == "adam" else ()
-    state, rng = (params, *moments), np.random.default_rng(SEED)
+    state, shuffled = (params, *moments), orders(len(X))
     data = jnp.asarray(scale_pixels(X) if work.batch == len(X) else X), jnp.asarray(nn.one_hot(Y, work.layers[-1]))
     step, scan, predict = jax_functions(work)
 
     def epoch() -> None:
         nonlocal state
-        order, done = rng.permutation(len(X)).astype(np.int32), len(X) // work.batch * work.batch * scanned
+        order, done = next(shuffled).astype(np.int32), len(X) // work.batch * work.batch * scanned
         state = scan(state, data, order[:done].reshape(-1, work.batch)) if scanned else state
         for i in range(done, len(X), work.batch):
             state = step(state, data, order[i : i + work.batch])
@@ -231,25 +240,32 @@ def jax_trainer(work: Work, X: Pixels, Y: nn.Labels, scanned: bool) -> Trainer:
     return Trainer(epoch, jnp.asarray, lambda A: predict(state[0], A).block_until_ready())
 
 
-def scikit_learn(work: Work, X: Pixels, Y: nn.Labels) -> Trainer:
+def scikit_learn(work: Work, X: Images, Y: nn.Labels) -> Trainer:
     """MLPClassifier, a partial_fit an epoch, without the penalty and the momentum that are its defaults."""
     from sklearn.neural_network import MLPClassifier
 
-    pictures, start, names = scale_pixels(X), initial_params(work), {"relu": "relu", "sigmoid": "logistic"}
+    images, start, names = scale_pixels(X), initial_params(work), {"relu": "relu", "sigmoid": "logistic"}
     model = MLPClassifier(
-        work.layers[1:-1], activation=names[work.activation], solver=work.optimizer, learning_rate_init=work.rate,
-        batch_size=work.batch, alpha=0, momentum=0, nesterovs_momentum=False, shuffle=work.batch < len(X),
+        work.layers[1:-1],
+        activation=names[work.activation],
+        solver=work.optimizer,
+        learning_rate_init=work.rate,
+        batch_size=work.batch,
+        alpha=0,
+        momentum=0,
+        nesterovs_momentum=False,
+        shuffle=work.batch < len(X),
     )
-    model.partial_fit(pictures[: work.batch], Y[: work.batch], classes=range(work.layers[-1]))  # makes its arrays
+    model.partial_fit(images[: work.batch], Y[: work.batch], classes=range(work.layers[-1]))  # makes its arrays
     for l, arrays in enumerate(zip(model.coefs_, model.intercepts_), start=1):
         for array, name in zip(arrays, "Wb"):
             array[...] = start[f"{name}{l}"]
-    return Trainer(lambda: model.partial_fit(pictures, Y), lambda A: A, model.predict)
+    return Trainer(lambda: model.partial_fit(images, Y), lambda A: A, model.predict)
 
 
-FRAMEWORKS: dict[str, tuple[str, Callable[[Work, Pixels, nn.Labels], Trainer]]] = {  # name -> package, trainer
+FRAMEWORKS: dict[str, tuple[str, Callable[[Work, Images, nn.Labels], Trainer]]] = {  # name -> package, trainer
     "ours": ("numpy", ours),
-    "floor": ("numpy", floor),
+    "matmul bound": ("numpy", lower_bound),
     "PyTorch": ("torch", pytorch),
     "JAX, step": ("jax", functools.partial(jax_trainer, scanned=False)),
     "JAX, scan": ("jax", functools.partial(jax_trainer, scanned=True)),
@@ -257,8 +273,8 @@ FRAMEWORKS: dict[str, tuple[str, Callable[[Work, Pixels, nn.Labels], Trainer]]] 
 }
 
 
-def get_accuracy(trainer: Trainer, X: Pixels, Y: nn.Labels) -> float:
-    """The share of the pictures that are read right, in [0, 1]."""
+def get_accuracy(trainer: Trainer, X: Images, Y: nn.Labels) -> float:
+    """The share of the images that are read right, in [0, 1]."""
     chunks = (trainer.array(scale_pixels(X[i : i + CHUNK])) for i in range(0, len(X), CHUNK))
     return nn.get_accuracy(np.concatenate([np.asarray(trainer.predict(chunk)) for chunk in chunks]), Y)
 
@@ -270,8 +286,8 @@ def time_call(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def time_prediction(trainer: Trainer, X: Pixels) -> float:
-    """The median seconds from pictures in the framework's own array to their labels, after a first time."""
+def time_prediction(trainer: Trainer, X: Images) -> float:
+    """The median seconds from images in the framework's own array to their labels, after a first time."""
     array, times = trainer.array(scale_pixels(X)), list[float]()
     trainer.predict(array)
     stop = time.perf_counter() + REPEATING
@@ -280,10 +296,10 @@ def time_prediction(trainer: Trainer, X: Pixels) -> float:
     return statistics.median(times)
 
 
-def answer(request: str, trainer: Trainer, X: Pixels, Y: nn.Labels, folder: Path) -> dict[str, float]:
+def answer(request: str, trainer: Trainer, X: Images, Y: nn.Labels, folder: Path) -> dict[str, float]:
     """The answer to "train E", "predict N" or "score": times in seconds, the peak memory in MB, accuracies in [0, 1].
 
-    Of "train" the mean time of E more epochs, of "predict" that of the first N test pictures.
+    Of "train" the mean time of E more epochs, of "predict" that of the first N test images.
     """
     verb, *number = request.split()
     if verb == "score":
@@ -299,11 +315,11 @@ def main(arguments: Sequence[str]) -> None:
     """Makes the trainer, and answers until there is nothing more to read."""
     name, work, folder = arguments[0], Work(*json.loads(arguments[1])), Path(arguments[2])
     X, Y = load("mnist", "train", folder)
-    pictures = X[: work.pictures], Y[: work.pictures]
-    trainer = FRAMEWORKS[name][1](work, *pictures)
+    data = X[: work.samples], Y[: work.samples]
+    trainer = FRAMEWORKS[name][1](work, *data)
     print(json.dumps({}), flush=True)
     for request in sys.stdin:
-        print(json.dumps(answer(request, trainer, *pictures, folder)), flush=True)
+        print(json.dumps(answer(request, trainer, *data, folder)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Everything about the pictures: fetching, verifying, loading and deforming them."""
+"""What lies on disk: datasets (fetched, verified, loaded), their augmentation, weights."""

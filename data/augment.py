@@ -1,24 +1,26 @@
-"""Deforms pictures: each is turned, stretched, slanted, shifted, warped and mirrored by chances of its own."""
+"""Augmentation: each image is rotated, scaled, sheared, shifted, warped and mirrored at random, anew each epoch."""
 
 import math
+from argparse import ArgumentTypeError
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats: TypeAlias = NDArray[np.float32]
-Pictures: TypeAlias = NDArray[np.uint8]  # (N, 784), 0..255, 0 for the background
+Images: TypeAlias = NDArray[np.uint8]  # (N, 784), 0..255, 0 for the background
 
-SIDE = 28  # of a picture, in pixels
+SIDE = 28  # of an image, in pixels
 CENTRE = (SIDE - 1) / 2
-BORDER = 2  # pixels of background put around a picture: whatever lies outside is taken from there
-AFFINE = 7  # chances of the affine map, mirroring among them
+BORDER = 2  # pixels of background put around an image: whatever lies outside is taken from there
+AFFINE = 7  # random numbers for the affine map, mirroring among them
 GRID = 7  # bumps along a side
-DRAWS = AFFINE + 2 * GRID**2  # chances a picture: one more for each bump and axis
+NOISE = AFFINE + 2 * GRID**2  # random numbers an image takes: one more for each bump and axis
+CHUNK = 1000  # images at a time, to spare memory
 
 
 class Strengths(NamedTuple):
-    """How far pictures are deformed: chances are uniform within these bounds, 0 does nothing."""
+    """How far images are changed, uniformly at random within these bounds; 0 does nothing."""
 
     rotation: float = 0.0  # degrees, at most, either way
     scale: float = 0.0  # width and height, each by a factor of its own between 1 / (1 + scale) and 1 + scale
@@ -26,7 +28,7 @@ class Strengths(NamedTuple):
     shift: float = 0.0  # pixels along each axis, at most
     elastic: float = 0.0  # pixels along each axis, root mean square
     smoothness: float = 5.0  # of the elastic displacement: standard deviation of a bump in pixels, 4 or more
-    flip: float = 0.0  # the share of pictures that are mirrored, left to right
+    flip: float = 0.0  # the share of images that are mirrored, left to right
 
 
 STRENGTHS = {  # that pay in a training of ten seconds; for clothes, none does
@@ -35,25 +37,39 @@ STRENGTHS = {  # that pay in a training of ten seconds; for clothes, none does
 }
 
 
-def deform(pictures: Pictures, draws: Floats, strengths: Strengths) -> Pictures:
-    """New pictures (N, 784), each deformed by its own row of draws (N, DRAWS), numbers uniform in [-1, 1).
+def parse_strengths(text: str) -> dict[str, float]:
+    """A flag's type: strengths by name, as in rotation=10,shift=2, or none of any."""
+    if text in ("none", "by dataset"):
+        return Strengths()._asdict() if text == "none" else {}
+    values = {name: float(value) for name, value in (pair.split("=") for pair in text.split(","))}
+    if not values.keys() <= set(Strengths._fields) or not all(0 <= value < math.inf for value in values.values()):
+        known = ", ".join(Strengths._fields)
+        raise ArgumentTypeError(f"must give numbers of 0 or more to some of {known}, got {text!r}")
+    return values
 
-    A picture's result depends on nothing but its pixels, its draws and the strengths: not on the others of its batch.
-    ValueError where pictures and draws do not fit.
+
+def augment(images: Images, noise: Floats, strengths: Strengths) -> Images:
+    """New images (N, 784), each changed by its own row of noise (N, NOISE), numbers uniform in [-1, 1).
+
+    An image's result depends on nothing but its pixels, its noise and the strengths: not on the others of its batch.
+    ValueError where images and noise do not fit.
     """
-    N = len(pictures)
-    if pictures.shape != (N, SIDE**2) or draws.shape != (N, DRAWS):
-        raise ValueError(f"pictures {pictures.shape} and draws {draws.shape} must be (N, {SIDE**2}) and (N, {DRAWS})")
-    B, C = make_basis(strengths.smoothness), make_coefficients(draws, strengths)
-    places = B @ (C @ B.T)  # a product for each picture: one for the batch could round by the batch's size
-    return sample(pictures, places.reshape(N, 2, SIDE**2))
+    N = len(images)
+    if images.shape != (N, SIDE**2) or noise.shape != (N, NOISE):
+        raise ValueError(f"images {images.shape} and noise {noise.shape} must be (N, {SIDE**2}) and (N, {NOISE})")
+    B, augmented = make_basis(strengths.smoothness), np.empty_like(images)
+    for rows in (slice(i, i + CHUNK) for i in range(0, N, CHUNK)):
+        C = make_coefficients(noise[rows], strengths)
+        places = B @ (C @ B.T)  # a product for each image: one for the batch could round by the batch's size
+        augmented[rows] = sample(images[rows], places.reshape(-1, 2, SIDE**2))
+    return augmented
 
 
 def make_basis(smoothness: float) -> Floats:
     """B (28, 2 + GRID), a row for each pixel of a side: 1, its distance from the centre, and the bumps, Gaussians.
 
     The elastic displacement, B[:, 2:] @ noise @ B[:, 2:].T, is that of Simard, Steinkraus & Platt 2003 with noise on a
-    coarse grid, a little larger than the picture, instead of on every pixel. Noise uniform in [-1, 1), of variance 1/3,
+    coarse grid, a little larger than the image, instead of on every pixel. Noise uniform in [-1, 1), of variance 1/3,
     gives it the root mean square 1 at every pixel; their alpha and sigma are elastic = alpha / (2 sqrt(3 pi) sigma).
     """
     pixels = np.arange(SIDE)[:, None]
@@ -62,29 +78,29 @@ def make_basis(smoothness: float) -> Floats:
     return np.hstack([np.ones_like(pixels), pixels - CENTRE, bumps]).astype(np.float32)
 
 
-def make_coefficients(draws: Floats, strengths: Strengths) -> Floats:
+def make_coefficients(noise: Floats, strengths: Strengths) -> Floats:
     """C (N, 2, 2 + GRID, 2 + GRID): pixels are taken from the places B @ C @ B.T, x and y from the centre, in pixels.
 
     Of C[n, axis], [0, 0] shifts, [0, 1] multiplies x, [1, 0] multiplies y, and [2:, 2:] is the noise of the elastic
     displacement.
     """
-    turn, wide, high, slant, right, down, side = draws[:, :AFFINE].T
+    turn, wide, high, slant, right, down, side = noise[:, :AFFINE].T
     cos, sin = (f(math.radians(strengths.rotation) * turn) for f in (np.cos, np.sin))
     a, b, c = (1 + strengths.scale) ** -wide, (1 + strengths.scale) ** -high, strengths.shear * slant
-    C = np.zeros((len(draws), 2, 2 + GRID, 2 + GRID), np.float32)
+    C = np.zeros((len(noise), 2, 2 + GRID, 2 + GRID), np.float32)
     C[:, :, 0, 0] = -strengths.shift * np.stack([right, down], axis=1)
     C[:, :, 0, 1] = np.stack([a * cos, a * sin], axis=1)
     C[:, :, 1, 0] = np.stack([c * cos - b * sin, c * sin + b * cos], axis=1)
-    C[:, :, 2:, 2:] = strengths.elastic * draws[:, AFFINE:].reshape(-1, 2, GRID, GRID)
+    C[:, :, 2:, 2:] = strengths.elastic * noise[:, AFFINE:].reshape(-1, 2, GRID, GRID)
     C[side < 2 * strengths.flip - 1, 0] *= -1
     return C
 
 
-def sample(pictures: Pictures, places: Floats) -> Pictures:
-    """The grey levels (N, 784) at places (N, 2, 784), x and y from the centre: bilinear, 0 outside of the picture."""
-    N, width = len(pictures), SIDE + 2 * BORDER
+def sample(images: Images, places: Floats) -> Images:
+    """The grey levels (N, 784) at places (N, 2, 784), x and y from the centre: bilinear, 0 outside of the image."""
+    N, width = len(images), SIDE + 2 * BORDER
     padded = np.zeros((N, width, width), np.float32)
-    padded[:, BORDER:-BORDER, BORDER:-BORDER] = pictures.reshape(N, SIDE, SIDE)
+    padded[:, BORDER:-BORDER, BORDER:-BORDER] = images.reshape(N, SIDE, SIDE)
     flat = padded.ravel()
     places = (places + np.float32(CENTRE + BORDER)).clip(0, width - 2)
     corners = np.floor(places)

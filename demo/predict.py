@@ -1,81 +1,96 @@
-"""The command that says what a picture of one's own shows: python -m demo.predict photo.png."""
+"""The command that says what an image of one's own shows: python -m demo.predict photo.png."""
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 import nn
-from data.image import PictureError, prepare_picture
+from data.image import ImageError, prepare_image
 from data.load import CLASSES, scale_pixels
-from train import functions_of
+from data.weights import Weights, load_weights
 
 SHADES = " .:-=+*#%@"
 BAR = 40  # characters, for a probability of 1
 
 
-def load_network(path: Path) -> tuple[nn.Params, dict[str, object]]:
-    """Weights that train.py kept, and what it told about them. ValueError if there are none, or they fit no dataset."""
-    try:
-        params, about = nn.load_params(path)
-    except FileNotFoundError:
-        raise ValueError(f"there are no weights at {path}; to make them: make train, "
-                         "or make train DATASET=fashion-mnist for clothes") from None
-    shape = len(params["W1"]), len(params[f"b{len(params) // 2}"])
-    dataset = about.get("dataset")
-    if dataset not in CLASSES or shape != (784, len(CLASSES[str(dataset)])):
-        raise ValueError(f"{path} reads {dataset} with {shape[0]} inputs and {shape[1]} classes; "
-                         f"784 inputs and the classes of {' or '.join(CLASSES)} are needed")
-    functions_of(about)
-    return params, about
+def shared_sigmoid(Z: nn.Array) -> nn.Array:
+    """sigmoid(Z) (N, K), each row divided by its sum; no output counts as less than 1e-9, lest all be 0."""
+    A: nn.Array = np.maximum(nn.sigmoid(Z), 1e-9)
+    A /= A.sum(axis=1, keepdims=True)
+    return A
 
 
-def predict(params: nn.Params, about: Mapping[str, object], picture: NDArray[np.uint8]) -> nn.Array:
-    """The probability (K,) of each class for one picture (784,): the last layer's output."""
-    X = scale_pixels(picture[np.newaxis])
-    probabilities: nn.Array = nn.forward_propagation(params, X, *functions_of(about))[f"A{len(params) // 2}"][0]
+PROBABILITIES: dict[str, Callable[[nn.Array], nn.Array]] = {  # by loss: logits (N, K) -> rows that sum to 1
+    "cross_entropy": nn.softmax,
+    "mean_squared_error": shared_sigmoid,
+}
+
+
+def load_network(path: Path) -> Weights:
+    """The weights at path. OSError where there are none, ValueError unless they read the images of a known dataset."""
+    weights = load_weights(path)
+    activation, loss, dataset = weights["activation"], weights["loss"], weights["dataset"]
+    if activation not in nn.ACTIVATIONS or loss not in PROBABILITIES:
+        raise ValueError(f"{path} needs activation {activation} and loss {loss}, which are not known here")
+    D, *_, K = weights["layers"]
+    if dataset not in CLASSES or (D, K) != (784, len(CLASSES[dataset])):
+        needed = f"784 inputs and the classes of {' or '.join(CLASSES)} are needed"
+        raise ValueError(f"{path} reads {dataset} with {D} inputs and {K} classes; {needed}")
+    return weights
+
+
+def predict(weights: Weights, image: NDArray[np.uint8]) -> nn.Array:
+    """The probability (K,) of each class for one image (784,)."""
+    params, activation = weights["params"], nn.ACTIVATIONS[weights["activation"]]
+    cache = nn.forward_propagation(params, scale_pixels(image[np.newaxis]), activation)
+    probabilities: nn.Array = PROBABILITIES[weights["loss"]](cache[f"Z{len(params) // 2}"])[0]
     return probabilities
 
 
-def draw(picture: NDArray[np.uint8]) -> str:
-    """A picture (784,) as text, two characters a pixel, which makes it about square."""
-    rows = picture.reshape(28, 28).tolist()
+def draw(image: NDArray[np.uint8]) -> str:
+    """An image (784,) as text, two characters a pixel, which makes it about square."""
+    rows = image.reshape(28, 28).tolist()
     return "\n".join("".join(2 * SHADES[v * len(SHADES) // 256] for v in row).rstrip() for row in rows)
 
 
 def describe(probabilities: nn.Array, classes: Sequence[str]) -> str:
     """The answer, and each class with its probability as a bar."""
-    width = max(map(len, classes))
-    bars = [f"{name:{width}} {p:6.1%} {'#' * round(BAR * min(max(p, 0), 1))}".rstrip()
-            for name, p in zip(classes, probabilities.tolist(), strict=True)]
-    return "\n".join([classes[int(probabilities.argmax())], "", *bars])
+    names, shares = [printable(name) for name in classes], probabilities.tolist()
+    width = max(map(len, names))
+    bars = [f"{name:{width}} {p:6.1%} {'#' * round(BAR * p)}".rstrip() for name, p in zip(names, shares, strict=True)]
+    return "\n".join([names[int(probabilities.argmax())], "", *bars])
+
+
+def printable(text: object) -> str:
+    """A text that may come from a stranger's file, without control characters and not too long."""
+    return "".join(filter(str.isprintable, str(text)))[:1000]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns its exit status: 0, or 1 where a picture or the weights could not be read."""
+    """The command. Returns its exit status: 0, or 1 where an image or the weights could not be read."""
     parser = argparse.ArgumentParser(prog="python -m demo.predict", description=__doc__)
-    parser.add_argument("pictures", type=Path, nargs="+", metavar="FILE", help="PNG, JPEG, WebP, BMP or GIF")
+    parser.add_argument("images", type=Path, nargs="+", metavar="FILE", help="PNG, JPEG, WebP, BMP or GIF")
     parser.add_argument("--dataset", choices=CLASSES, default="mnist", help="digits or clothes (default: mnist)")
     parser.add_argument("--weights", type=Path, help="weights/DATASET.pkl if not given")
-    settings = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        params, about = load_network(settings.weights or Path("weights") / f"{settings.dataset}.pkl")
+        weights = load_network(options.weights or Path("weights") / f"{options.dataset}.pkl")
     except (ValueError, OSError) as error:
-        print(f"predict: {error}", file=sys.stderr)
+        print("predict:", printable(error), file=sys.stderr)
         return 1
-    dataset = str(about["dataset"])
     status = 0
-    for path in settings.pictures:
+    for path in options.images:
         try:
-            picture = prepare_picture(path.read_bytes(), dataset)
-        except (PictureError, OSError) as error:
+            image = prepare_image(path.read_bytes(), weights["dataset"])
+        except (ImageError, OSError) as error:
             print(f"{path}: {error.strerror if isinstance(error, OSError) else error}", file=sys.stderr)
             status = 1
         else:
-            print(path, draw(picture), describe(predict(params, about, picture), CLASSES[dataset]), "", sep="\n")
+            print(path, draw(image), describe(predict(weights, image), weights["classes"]), "", sep="\n")
     return status
 
 

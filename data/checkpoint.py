@@ -1,0 +1,57 @@
+"""Checkpoints: a run after an epoch, whole, to go on from as if it had never stopped.
+
+As order and noise are drawn anew from seed and epoch, no generator's state belongs to it.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypedDict, cast
+
+import numpy as np
+
+from data.weights import load_tree, save_tree
+
+
+class Checkpoint(TypedDict):
+    """How far a run has come."""
+
+    state: Mapping[str, object]  # of nn.State
+    epoch: int  # epochs done
+    seconds: float  # spent on them
+    config: Mapping[str, object]  # the hyperparameters of the run
+
+
+def checkpoint_path(weights: Path) -> Path:
+    """Where the checkpoint of a run is kept: beside its weights."""
+    return weights.with_name(weights.name.removesuffix(".pkl") + ".checkpoint.pkl")
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Writes a checkpoint. ValueError for NaN and infinity, OSError that names path."""
+    save_tree(path, checkpoint)
+
+
+def load_checkpoint(path: Path, fresh: Checkpoint) -> Checkpoint:
+    """The checkpoint of a run that began with fresh. ValueError where there is none, or it is of another run."""
+    if not path.exists():
+        raise ValueError(f"there is nothing to resume: {path} does not exist; start without --resume")
+    saved = load_tree(path)
+    if outline(saved) != outline(cast(Mapping[str, object], fresh)):
+        raise ValueError(
+            f"{path} does not hold the state of such a run; resume with its flags, or start without --resume"
+        )
+    checkpoint, now = cast(Checkpoint, saved), fresh["config"]
+    for name, was in checkpoint["config"].items():
+        if was != now[name] and not (name == "epochs" and now["schedule"] == "constant"):
+            why = f", and the {now['schedule']} schedule was laid out for those" if name == "epochs" else ""
+            raise ValueError(f"{path} is of a run with {name} {was}, not {now[name]}{why}; resume with its flags")
+    if not 0 <= checkpoint["epoch"] <= cast(int, now["epochs"]):
+        raise ValueError(f"{path} has {checkpoint['epoch']} epochs behind it, more than --epochs {now['epochs']}")
+    return checkpoint
+
+
+def outline(tree: object) -> object:
+    """The form of a tree: keys, dtypes, shapes and types without the values."""
+    if isinstance(tree, Mapping):
+        return {k: outline(v) for k, v in tree.items()}
+    return (tree.dtype, tree.shape) if isinstance(tree, np.ndarray) else type(tree)

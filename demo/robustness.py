@@ -1,0 +1,293 @@
+"""Measures the robustness of data/image.py: digits of MNIST, drawn under many conditions, are read nearly as before.
+
+python -m demo.robustness prints the table and exits with status 1 where a condition loses more than ALLOWED.
+Everything in data/image.py was chosen with --validation.
+"""
+
+import argparse
+import io
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+import nn
+from data.augment import Images
+from data.image import ImageError, prepare_image
+from data.load import CLASSES, load_sets, scale_pixels
+from data.weights import Weights
+from demo.predict import load_network, printable
+
+Digit: TypeAlias = NDArray[np.uint8]  # (28, 28)
+Ink: TypeAlias = NDArray[np.float64]  # (rows, columns), 0 for paper and 1 for full ink
+Colours: TypeAlias = NDArray[np.floating | np.integer]  # (rows, columns), or (rows, columns, 3 or 4), 0 to 255
+Light: TypeAlias = Callable[[int, int, Generator], Ink]  # rows, columns, rng -> share of full light
+Condition: TypeAlias = Callable[[Digit, Generator], bytes]  # -> the content of a file
+
+ALLOWED, ALLOWED_AS_THEY_ARE = 2.0, 0.3  # points lost: under a condition, by the dataset's own images
+PAPER_AND_INK = (225, 222, 215), (250, 240, 215), (45, 45, 55), (35, 55, 150), (40, 65, 50), (225, 225, 215)
+WHITE, CREAM, BLACK, BLUE, BOARD, CHALK = map(np.array, PAPER_AND_INK)
+TURNS = {  # EXIF orientation: how the image lies in the file
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+# Ink
+
+
+def enlarge(x: Digit, side: int) -> Ink:
+    """x smoothly resized to (side, side)."""
+    return np.asarray(Image.fromarray(x).resize((side, side), Image.Resampling.BICUBIC), np.float64) / 255
+
+
+def redraw(x: Digit, side: int, level: float = 0.4, sigma: float = 0) -> Ink:
+    """x with sharp edges: what exceeds level once enlarged and blurred by sigma, which thickens or thins strokes."""
+    image = Image.fromarray(x).resize((side, side), Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(sigma))
+    sharp = image.point(lambda v: 255 * (v > 255 * level)).filter(ImageFilter.GaussianBlur(side / 300))
+    return np.asarray(sharp, np.float64) / 255
+
+
+def place(ink: Ink, rows: int, columns: int, rng: Generator) -> Ink:
+    """The ink somewhere on a sheet of rows x columns."""
+    top, left = int(rng.integers(rows - len(ink) + 1)), int(rng.integers(columns - len(ink) + 1))
+    return np.pad(ink, [(top, rows - len(ink) - top), (left, columns - len(ink) - left)])
+
+
+def write(x: Digit, rng: Generator) -> Ink:
+    """x as a pen writes it, somewhere on a sheet of 480 x 640."""
+    return place(redraw(x, 300), 480, 640, rng)
+
+
+# Paper and light
+
+
+def colour(ink: Ink, paper: Colours, pen: Colours) -> Colours:
+    """Ink of one colour over paper of one colour, or over a sheet."""
+    return paper + ink[..., np.newaxis] * (pen - paper)
+
+
+def across(rows: int, columns: int, rng: Generator) -> Ink:
+    """A ramp from about -1 to about 1 in any direction."""
+    angle = rng.uniform(0, 2 * np.pi)
+    y, x = np.linspace(-1, 1, rows)[:, np.newaxis], np.linspace(-1, 1, columns)
+    ramp: Ink = np.cos(angle) * y + np.sin(angle) * x
+    return ramp
+
+
+def falling_off(rows: int, columns: int, rng: Generator) -> Ink:
+    """Full light at one side of the sheet, 0.35 of it at the other."""
+    ramp = across(rows, columns, rng)
+    light: Ink = 0.35 + 0.65 * (ramp - ramp.min()) / np.ptp(ramp)
+    return light
+
+
+def half_shadow(rows: int, columns: int, rng: Generator) -> Ink:
+    """0.55 of the light on one side of a soft edge, as a hand or a telephone throws its shadow."""
+    ramp = across(rows, columns, rng) - rng.uniform(-0.5, 0.5)
+    light: Ink = 0.775 - 0.225 * np.tanh(10 * ramp)
+    return light
+
+
+def photo(sheet: Colours, rng: Generator, light: Light = half_shadow, noise: float = 4) -> Colours:
+    """The sheet (rows, columns, 3) in that light, with the noise of a camera."""
+    return sheet * light(len(sheet), sheet.shape[1], rng)[..., np.newaxis] + rng.normal(0, noise, sheet.shape)
+
+
+def rules(rows: int, columns: int, step: int, width: int) -> Ink:
+    """Horizontal lines."""
+    return np.repeat(((np.arange(rows) % step) < width)[:, np.newaxis], columns, axis=1).astype(np.float64)
+
+
+# Files
+
+
+def to_image(A: Colours) -> Image.Image:
+    return Image.fromarray(np.clip(np.rint(A), 0, 255).astype(np.uint8))
+
+
+def save(A: Colours | Image.Image, format: str = "PNG", **options: object) -> bytes:
+    """The content of a file of an image, or of an array of its colours."""
+    buffer = io.BytesIO()
+    image = A if isinstance(A, Image.Image) else to_image(A)
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+# Conditions
+
+
+def cut_off(x: Digit, rng: Generator) -> bytes:
+    """The square that just holds the ink."""
+    rows, columns = (slice(at.min(), at.max() + 1) for at in np.nonzero(x > 50))
+    ink = Image.fromarray(255 - x[rows, columns])
+    square = Image.new("L", (max(ink.size), max(ink.size)), 255)
+    square.paste(ink, ((square.width - ink.width) // 2, (square.height - ink.height) // 2))
+    return save(square.resize((280, 280), Image.Resampling.BICUBIC))
+
+
+def pencil(x: Digit, rng: Generator) -> bytes:
+    """Faint ink, and grain in it and in the paper."""
+    ink = place(enlarge(x, 280), 400, 400, rng) * rng.uniform(0.6, 1, (400, 400))
+    return save(235 - 70 * ink + rng.normal(0, 4, ink.shape))
+
+
+def chalk(x: Digit, rng: Generator) -> bytes:
+    """Light and grainy on a dark board."""
+    ink = write(x, rng) * rng.uniform(0.4, 1, (480, 640))
+    return save(photo(colour(ink, BOARD, CHALK), rng, noise=8), "JPEG")
+
+
+def on_a_table(x: Digit, rng: Generator) -> bytes:
+    """On one side the photo shows the dark table under the paper."""
+    ink = np.pad(place(redraw(x, 250), 400, 480, rng), [(40, 40), (120, 40)])
+    sheet = photo(colour(ink, WHITE, BLACK), rng)
+    edge = rng.uniform(0, 110) + rng.uniform(-0.1, 0.1) * np.arange(480)
+    table = (np.arange(640) < edge[:, np.newaxis])[..., np.newaxis]
+    return save(np.where(table, (70, 50, 40), sheet), "JPEG")
+
+
+def ruled(x: Digit, rng: Generator) -> bytes:
+    sheet = colour(rules(450, 600, 75, 3), np.array([245, 245, 245]), np.array([165, 190, 225]))
+    sheet = colour(place(redraw(x, 300), 450, 600, rng), sheet, BLACK)
+    return save(sheet + rng.normal(0, 3, sheet.shape), "JPEG")
+
+
+def squared(x: Digit, rng: Generator) -> bytes:
+    grid = rules(400, 400, 40, 2)
+    sheet = colour(np.maximum(grid, grid.T), np.array([245, 245, 240]), np.array([170, 190, 220]))
+    sheet = colour(place(redraw(x, 280), 400, 400, rng), sheet, BLUE)
+    return save(sheet + rng.normal(0, 3, sheet.shape), "JPEG")
+
+
+def canvas(x: Digit, rng: Generator, pen: int) -> bytes:
+    """Ink of one colour on nothing."""
+    alpha = 255 * place(redraw(x, 280), 320, 400, rng)
+    return save(np.stack([*3 * [np.full_like(alpha, pen)], alpha], axis=-1))
+
+
+def deep(x: Digit, rng: Generator) -> bytes:
+    """Grey levels of 16 bits."""
+    levels = 65535 - 60000 * place(enlarge(x, 200), 300, 300, rng)
+    return save(Image.fromarray(levels.astype(np.uint16)))
+
+
+def palette(x: Digit, rng: Generator, format: str) -> bytes:
+    return save(to_image(colour(place(enlarge(x, 200), 300, 300, rng), CREAM, BLUE)).quantize(16), format)
+
+
+def turned(x: Digit, rng: Generator) -> bytes:
+    """Turned or mirrored in the file, with the EXIF entry that says how."""
+    orientation = int(rng.choice(list(TURNS)))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    sheet = to_image(colour(place(redraw(x, 200), 300, 400, rng), WHITE, BLACK))
+    return save(sheet.transpose(TURNS[orientation]), "JPEG", exif=exif)
+
+
+def telephone(x: Digit, rng: Generator) -> bytes:
+    """12 megapixels, the digit a tenth as high as the sheet."""
+    ink = place(redraw(x, 450), 3024, 4032, rng)
+    sheet = (215 - 165 * ink) * falling_off(3024, 4032, rng) + np.resize(rng.normal(0, 6, 1_000_003), ink.shape)
+    return save(sheet, "JPEG")
+
+
+CONDITIONS: dict[str, Condition] = {
+    "dark on light, 28 x 28": lambda x, rng: save(255.0 - x),
+    "light on dark, 20 x 20": lambda x, rng: save(255 * enlarge(x, 20)),
+    "light on dark, anywhere on 640 x 480": lambda x, rng: save(255 * place(enlarge(x, 280), 480, 640, rng)),
+    "dark on light, anywhere on 1920 x 1080": lambda x, rng: save(255 - 255 * place(enlarge(x, 300), 1080, 1920, rng)),
+    "filling the image": cut_off,
+    "thick marker": lambda x, rng: save(255 - 255 * place(redraw(x, 280, 0.2, 7), 400, 400, rng)),
+    "thin pen": lambda x, rng: save(255 - 255 * place(redraw(x, 280, 0.75), 400, 400, rng)),
+    "pencil": pencil,
+    "noise": lambda x, rng: save(40 + 175 * place(enlarge(x, 200), 256, 256, rng) + rng.normal(0, 25, (256, 256))),
+    "JPEG of quality 10": lambda x, rng: save(255 - 225 * place(enlarge(x, 112), 160, 160, rng), "JPEG", quality=10),
+    "WebP of quality 10": lambda x, rng: save(255 - 225 * place(enlarge(x, 112), 160, 160, rng), "WEBP", quality=10),
+    "light that falls off": lambda x, rng: save(photo(colour(write(x, rng), WHITE, BLACK), rng, falling_off), "JPEG"),
+    "half in shadow": lambda x, rng: save(photo(colour(write(x, rng), WHITE, BLACK), rng), "JPEG"),
+    "blue ink on cream": lambda x, rng: save(photo(colour(write(x, rng), CREAM, BLUE), rng), "JPEG", quality=60),
+    "chalk on a board": chalk,
+    "ruled paper": ruled,
+    "squared paper": squared,
+    "paper on a dark table": on_a_table,
+    "black on transparent": lambda x, rng: canvas(x, rng, 0),
+    "white on transparent": lambda x, rng: canvas(x, rng, 255),
+    "16 bit": deep,
+    "PNG with a palette": lambda x, rng: palette(x, rng, "PNG"),
+    "GIF": lambda x, rng: palette(x, rng, "GIF"),
+    "BMP": lambda x, rng: save(colour(place(enlarge(x, 100), 150, 200, rng), CREAM, BLUE), "BMP"),
+    "turned by EXIF": turned,
+    "12-megapixel photo": telephone,
+}
+
+
+def as_it_is(x: Digit, rng: Generator) -> bytes:
+    return save(x)
+
+
+def read_back(condition: Condition, X: Images, dataset: str, seed: int) -> tuple[Images, int]:
+    """X (N, 784) drawn under that condition and read again, and how many were refused: those are black."""
+    rng = np.random.default_rng(seed)
+    read, refused = np.zeros_like(X), 0
+    for i, x in enumerate(X):
+        try:
+            read[i] = prepare_image(condition(x.reshape(28, 28), rng), dataset)
+        except ImageError:
+            refused += 1
+    return read, refused
+
+
+def count_right(weights: Weights, X: Images, Y: nn.Labels) -> int:
+    predictions = nn.make_predictions(weights["params"], scale_pixels(X), nn.ACTIVATIONS[weights["activation"]])
+    return int(np.sum(predictions == Y))
+
+
+def table(weights: Weights, X: Images, Y: nn.Labels, conditions: Mapping[str, Condition], allowed: float) -> bool:
+    """Prints a row for each condition. Returns whether none loses more than the points allowed."""
+    clean, kept = count_right(weights, X, Y), True
+    for name, condition in conditions.items():
+        read, refused = read_back(condition, X, weights["dataset"], seed=0)
+        right = count_right(weights, read, Y)
+        lost = 100 * (clean - right) / len(X)
+        kept &= lost <= allowed
+        shares = f"{clean / len(X):.2%} | {right / len(X):.2%}"
+        print(f"| {name} | {len(X)} | {shares} | {lost:.2f} | {refused} |", flush=True)
+    return kept
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command. Returns 0, or 1 where a condition loses more than is allowed."""
+    parser = argparse.ArgumentParser(prog="python -m demo.robustness", description=__doc__)
+    parser.add_argument("--validation", action="store_true", help="on training images, not the test's")
+    parser.add_argument("--samples", type=int, default=500, metavar="N", help="under each condition (default: 500)")
+    parser.add_argument("--weights", type=Path, default=Path("weights"), help="their folder (default: weights)")
+    options = parser.parse_args(arguments)
+    print("| condition | images | right before | right | points lost | refused |\n|---|---|---|---|---|---|")
+    kept = True
+    try:
+        for dataset in CLASSES:
+            weights = load_network(options.weights / f"{dataset}.pkl")
+            _, (X, Y) = load_sets(dataset, options.validation)
+            kept &= table(weights, X, Y, {f"{dataset}, as it is": as_it_is}, ALLOWED_AS_THEY_ARE)
+            if dataset == "mnist":
+                some = np.random.default_rng(0).choice(len(X), options.samples, replace=False)
+                kept &= table(weights, X[some], Y[some], CONDITIONS, ALLOWED)
+    except (ValueError, OSError) as error:
+        print("robustness:", printable(error), file=sys.stderr)
+        return 1
+    return 0 if kept else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
