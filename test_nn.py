@@ -98,9 +98,6 @@ def gradients(net: Network) -> nn.Params:
     return of_batch(net)(net.params, net.X, net.T)[1]
 
 
-# Functions, at ordinary and at extreme inputs
-
-
 def test_activations_at_known_points() -> None:
     points, root = [-2.0, -0.5, 0.0, 0.5, 3.0], math.sqrt(2 / math.pi)
     formulas: dict[str, Callable[[float], float]] = {
@@ -246,9 +243,6 @@ def test_arguments_stay_and_results_have_their_dtype(pair: tuple[str, str], dtyp
     assert bits(given_to) == bits(before) and cache.keys() == {"A0", "Z1", "A1", "Z2"}
 
 
-# Inits, optimisers, update
-
-
 @each(("name", "variance"), [
     ("he", 2 / 400), ("xavier", 2 / 700), ("lecun", 1 / 400), ("small", 1e-4), ("uniform", 1 / 3)])  # fmt: skip
 def test_init_has_the_variance_of_its_paper(name: str, variance: float) -> None:
@@ -315,9 +309,6 @@ def test_weight_decay_is_of_weights_and_biases_and_apart_from_the_updates(dtype:
     assert updated["b1"].tolist() == [-4 - 0.5 * -1, 2 - 0.5 * 1.5]
 
 
-# The fold
-
-
 @each("optimizer", nn.OPTIMIZERS)
 def test_the_fold_is_the_textbook_s_loop_and_goes_on_from_any_state(optimizer: str) -> None:
     net, (names, update) = network(("tanh", "cross_entropy"), [4, 5, 3], 12, 0), nn.OPTIMIZERS[optimizer]
@@ -365,7 +356,6 @@ def test_a_tiny_set_is_learnt_by_heart(pair: tuple[str, str]) -> None:
 NET = network(("relu", "cross_entropy"), [4, 5, 3], 6, 0)
 Y: Any = np.array([0, 1, 2])
 RNG, RELU, ADAM, HE = np.random.default_rng(0), nn.ACTIVATIONS["relu"], nn.OPTIMIZERS["adam"], nn.INITS["he"]
-HALF: Any = {"W1": np.ones((2, 1), np.float16), "b1": np.ones(1, np.float16)}
 init: Any = nn.init_params
 
 
@@ -379,15 +369,7 @@ def step(made_for: str = "sgd", used_by: str = "sgd", rate: float = 0.1, decay: 
     return next(nn.gradient_descent(state, [(NET.X, NET.T)], optimizer, lambda step: rate, weight_decay=decay))
 
 
-BAD = math.nan, math.inf, -1.0
-UNFIT: list[dict[str, Any]] = [
-    {"b2": None},
-    {"W2": None},
-    {"b1": np.zeros((5, 1))},
-    {"b1": np.zeros(1)},
-    {"b2": [0] * 3},
-]
-UNFIT += [{"W2": np.zeros((4, 3))}, {"W1": np.zeros(4), "b1": np.zeros(())}, {"more": np.zeros(3)}]
+BAD, HALF = (math.nan, math.inf, -1.0), {"W1": np.ones((2, 1), np.float16), "b1": np.ones(1, np.float16)}
 REFUSED: dict[str, list[Callable[[], object]]] = {
     "labels must be integers (N,) in 0..2": [partial(nn.one_hot, y, 3) for y in (Y - 1, Y + 1, Y[:, None], Y / 1)],
     "smoothing in 0..1, got array([0, 1, 2])": [partial(nn.one_hot, Y, 3, s) for s in (1.1, -0.1, math.nan)],
@@ -396,7 +378,11 @@ REFUSED: dict[str, list[Callable[[], object]]] = {
     "layers must be two or more": [partial(init, n, HE, RNG) for n in ([], [4], [4, 0, 3], [4, 2.5])],
     "dtype must be float32 or float64": [partial(init, [4, 3], HE, RNG, dtype) for dtype in ("i4", "f2")],
     "do not fit: for 1 layers": [partial(nn.forward_propagation, {}, NET.X, RELU), partial(nn.init_state, {}, ADAM)],
-    "do not fit: for ": [partial(forward, **change) for change in UNFIT],
+    "do not fit: for 2 layers": [partial(forward, b1=np.zeros(1)), partial(forward, W2=np.zeros((4, 3)))],
+    "W1 (4,) and b1 (5,) do not fit: for 2 layers": [partial(forward, W1=np.zeros(4))],
+    "W3 () and b3 () do not fit: for 3 layers": [partial(forward, more=np.zeros(3))],
+    "b2 () do not fit: for 2 layers": [partial(forward, b2=b) for b in (None, [0, 0, 0])],
+    "W2 () and b2 (3,) do not fit: for 2 layers": [partial(forward, W2=None)],
     "W1 (4, 5) and b1 (5, 1) do not fit: for 2 layers": [partial(forward, b1=np.zeros((5, 1)))],
     "does not fit W1 (4, 5): it must be (N, 4)": [partial(forward, X) for X in (NET.X[:, :3], NET.X[0])],
     "numbers (N, K), got (1, 2) with 1 NaN": [partial(nn.get_predictions, np.array([[0.5, math.nan]]))],
@@ -404,15 +390,11 @@ REFUSED: dict[str, list[Callable[[], object]]] = {
     "must both be (N,), N > 0": [partial(nn.get_accuracy, y, Y[:n]) for y, n in ((Y, 1), (Y[:, None], 3), (Y[:0], 0))],
     "those of b1 differ": [partial(nn.update_params, NET.params, NET.params | {"b1": np.ones(1)}, 0.1)],
     "those of W1, b1, W2, b2 differ": [partial(nn.update_params, NET.params, {}, 0.1)],
-    "learning_rate and weight_decay must be 0 or more": [
-        *(partial(step, rate=bad) for bad in BAD),
-        *(partial(step, decay=bad) for bad in BAD),
-    ],
+    "learning_rate and weight_decay must be 0 or more, got ": [partial(step, rate=rate) for rate in BAD],
+    "learning_rate and weight_decay must be 0 or more, got 0.1": [partial(step, decay=decay) for decay in BAD],
     "the state holds moments [], the optimiser needs ['m', 'v']": [partial(step, "sgd", "adam")],
     "the state holds moments ['m', 'v'], the optimiser needs ['v']": [partial(step, "adam", "momentum")],
-    "must be all float32 or all float64": [
-        partial(nn.init_state, mixed, ADAM) for mixed in (HALF, HALF | {"b1": np.ones(1)})
-    ],
+    "all float32 or all float64": [partial(nn.init_state, p, ADAM) for p in (HALF, HALF | {"b1": np.ones(1)})],
 }
 
 
@@ -429,9 +411,6 @@ def test_lists_are_taken_for_arrays() -> None:
         assert bits(f(lists[0])) == bits(f(Z))
     assert all(bits(loss(*lists[:2])[1]) == bits(loss(Z, T)[1]) for loss in nn.LOSSES.values())
     assert nn.get_predictions(lists[0]).tolist() == [1] and nn.get_accuracy(lists[2], lists[3]) == 0.5
-
-
-# Properties of random networks
 
 
 @st.composite
@@ -505,7 +484,7 @@ def test_gradient_of_random_networks(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_the_example_of_the_readme_learns(capsys: pytest.CaptureFixture[str]) -> None:
-    """It stands as it is read; it draws what it has learnt: a ring."""
+    """It stands as it is read, and draws what it has learnt: a disc."""
     page = Path(nn.__file__).with_name("README.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```python\n(import numpy.*?)```", page, re.DOTALL)
     assert example.count("\n") <= 20
