@@ -1,6 +1,6 @@
-"""Tries to lose a run, to get code run by a file, and to crash what reads files: every fault of a table, many times.
+"""Fault injection: tries to lose a run, to have a file run code, and to crash what reads files, many times each.
 
-python -m bench.soak [--share 0.01]
+python -m bench.faults [--share 0.01]
 """
 
 import argparse
@@ -17,9 +17,9 @@ import os
 import pickle
 import platform
 import random
-import re
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import tarfile
@@ -30,24 +30,31 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from http.server import ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import FrameType
 from typing import TypeAlias, TypeVar, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 import nn
 import train
 from bench.hostile import HOSTILE, PLANT, PY, RUNNING
-from data import fetch, load, sources, test_data
-from data.sources import NAMES
-from data.test_data import CONTENT, FILES
+from data import fetch, load, sources
+from data.checkpoint import checkpoint_path, save_checkpoint
+from data.files import write_whole
+from data.sources import NAMES, File
+from data.weights import load_tree, load_weights, save_tree, save_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 6
-SHORT = "--pictures 3000 --layers 784 32 10 --epochs 6"
-RUNS = (SHORT, f"{SHORT} --optimizer momentum --schedule constant --augment none --hold-out", f"{SHORT} --batch-size 0")
+SHORT = "--samples 3000 --layers 784 32 10 --epochs 6"
+RUNS = (
+    SHORT,
+    f"{SHORT} --optimizer momentum --schedule constant --augment none --validation",
+    f"{SHORT} --batch-size 0",
+)
 SECONDS, BYTES = 2, 1e9  # of processor and of memory, that no file may take
 SAVING = -1.0  # the moment at which a temporary file is there
 Verdicts: TypeAlias = Iterator[str]  # "" where it held, else "lost: why", "executed: why" or "crashed: why"
@@ -82,16 +89,22 @@ def limited(read: Callable[[], Item], *refusals: type[Exception]) -> tuple[Item 
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of the parameters in a file of weights."""
-    params, _ = nn.load_params(path)
+    """SHA-256 of the parameters in a file of weights or a checkpoint."""
+    tree = load_tree(path)
+    params = cast(nn.State, tree.get("state", tree))["params"]
     return hashlib.sha256(b"".join(k.encode() + params[k].tobytes() for k in sorted(params))).hexdigest()
 
 
 def run(folder: Path, flags: str, number: int = 0, moment: float = 0.0) -> tuple[int, str]:
     """Exit status and errors of train.py, going on from a checkpoint if there is one; a signal comes at a moment."""
     going_on = ["--resume"] * (folder / "weights" / "mnist.checkpoint.pkl").exists()
-    process = subprocess.Popen([sys.executable, ROOT / "train.py", *flags.split(), *going_on],
-                               cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "train.py", *flags.split(), *going_on],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     end = time.monotonic() + moment
     while process.poll() is None and (time.monotonic() < end or moment == SAVING) and number:
         if moment == SAVING and any((folder / "weights").glob("*.tmp")):
@@ -128,16 +141,14 @@ def stopped(dice: random.Random, tries: int, number: int, most: int) -> Verdicts
             while hits < most and not fault and not (hits and (folder / "weights" / "mnist.pkl").exists()):
                 moment = dice.choice((dice.uniform(0, seconds), dice.uniform(0, seconds / 2), SAVING))
                 status, errors = run(folder, flags, number, moment)
-                if status and not before_train(errors):  # else it was done, or the interpreter still at its own start
+                if status and began(errors):  # else it was done, or had not begun
                     hits, fault = hits + 1, "" if number == signal.SIGKILL else unclean(folder, number, status, errors)
             yield fault or finished(folder, flags)
 
 
-def before_train(errors: str) -> bool:
-    """Whether a traceback comes from the interpreter's start, before train.py has taken its signals over."""
-    lines = [int(line) for line in re.findall(r'train\.py", line (\d+)', errors)]
-    first = (ROOT / "train.py").read_text().partition("signal.SIG_DFL")[0].count("\n") + 1
-    return "Traceback" in errors and "Exception ignored" not in errors and max(lines, default=0) <= first
+def began(errors: str) -> bool:
+    """Whether train.py had begun, and not the interpreter alone, whose start prints a traceback for Ctrl-C."""
+    return "Traceback" not in errors or 'train.py"' in errors
 
 
 def unclean(folder: Path, number: int, status: int, errors: str) -> str:
@@ -151,7 +162,7 @@ def unclean(folder: Path, number: int, status: int, errors: str) -> str:
 
 
 def mnist_killed(dice: random.Random, tries: int) -> Verdicts:
-    """The run of the default settings, killed in its middle."""
+    """The run of the default flags, killed in its middle."""
     for _ in range(tries):
         expected, seconds = whole("")
         with tempfile.TemporaryDirectory() as name:
@@ -159,47 +170,50 @@ def mnist_killed(dice: random.Random, tries: int) -> Verdicts:
             while not weights.with_name("mnist.checkpoint.pkl").exists():
                 run(Path(name), "", signal.SIGKILL, seconds * dice.uniform(0.4, 0.7))
             yield finished(Path(name), "")
-            print(f"SHA-256 of the parameters of train.py, uninterrupted:            {expected}\n"
-                  f"SHA-256 of the parameters of train.py, kill -9, then --resume:  {digest(weights)}", flush=True)
+            print(
+                f"SHA-256 of the parameters of train.py, uninterrupted:            {expected}\n"
+                f"SHA-256 of the parameters of train.py, kill -9, then --resume:  {digest(weights)}",
+                flush=True,
+            )
 
 
 # Files of weights
 
 
-def small(layers: Sequence[int]) -> tuple[nn.Params, dict[str, object]]:
-    """Parameters and what tells how to use them, as train.py would write them."""
-    settings = train.parse_settings(["--layers", *map(str, layers)])
+def small(layers: Sequence[int]) -> dict[str, object]:
+    """Untrained weights, with all that train.py writes beside."""
     params = nn.init_params(layers, nn.INITS["he"], np.random.default_rng(0))
-    state = nn.init_state(params, nn.OPTIMIZERS["adam"], np.random.default_rng(0))
-    rest = {k: v for k, v in state.items() if k != "params"} | {"loss": 0.5}
-    return params, train.shaping(settings) | {"state": rest, "seconds": 1.0}
+    classes, result = [str(k) for k in range(layers[-1])], {"accuracy": 0.5, "measured_on": "test"}
+    config = train.parse_config([]).hyperparameters()
+    return {"params": params, "classes": classes, **config, **result, "layers": list(layers)}
 
 
 def weights_mutated(dice: random.Random, tries: int) -> Verdicts:
     """Files cut at every 1/200th or changed: they load as numbers that fit, or a message names the file."""
     path = Path("weights.pkl")
     for layers in ((4, 3, 2), (784, 32, 10)):
-        nn.save_params(path, *small(layers))
+        save_weights(path, small(layers))
         content = path.read_bytes()
         cuts = [content[: len(content) * part // 200] for part in range(200)]
         for damaged in itertools.chain(cuts, (mutated(dice, content) for _ in range(tries // 2))):
             path.write_bytes(damaged)
-            loaded, refusal = limited(lambda: nn.load_params(path), ValueError)
+            loaded, refusal = limited(lambda: load_weights(path), ValueError)
             if loaded is None:
                 yield "" if str(path) in refusal else f"crashed: {refusal!r} does not name the file"
             else:
-                params, about = loaded
-                fit = {k: A.shape for k, A in params.items()} == nn.shapes_of(cast(list[int], about["layers"]))
+                params = loaded["params"]
+                units = [len(params["W1"]), *(len(params[f"b{l}"]) for l in range(1, nn.count_layers(params) + 1))]
                 finite = all(np.isfinite(A).all() for A in params.values())
-                yield "" if fit and finite else "crashed: loads what is no weights"
+                yield "" if units == loaded["layers"] and finite else "crashed: loads what is no weights"
 
 
 def resume_mutated(dice: random.Random, tries: int) -> Verdicts:
     """Checkpoints changed where the arrays are not: --resume goes on, or is refused in one line."""
     Path("weights").mkdir()
-    path, flags = Path("weights/mnist.checkpoint.pkl"), ["--resume", "--pictures", "200", "--layers", "784", "1", "10"]
-    params, about = small([784, 1, 10])
-    nn.save_params(path, params, about | {"pictures": 200})
+    flags = ["--resume", "--samples", "200", "--layers", "784", "1", "10"]
+    config = train.parse_config(flags[1:])
+    path, checkpoint = checkpoint_path(config.weights), train.start(config)
+    save_checkpoint(path, checkpoint)
     content = path.read_bytes()
     plain = [i for i in range(len(content)) if i < 200 or i > len(content) - 900]
     for _ in range(tries):
@@ -224,14 +238,14 @@ def judged(flags: Sequence[str], name: str, statuses: Sequence[int] = (1,)) -> s
 
 
 def hostile_files(dice: random.Random, tries: int) -> Verdicts:
-    """Neither load_params nor train.py --evaluate runs them; those that are to run something do so in pickle.loads."""
+    """Neither load_weights nor train.py --evaluate runs them; those that are to run something do so in pickle.loads."""
     path, canary = Path("hostile.pkl"), Path("canary")
     Path("planted.pkl").write_bytes(PLANT)
     Path("planted.py").write_text(PY)
     copyreg.add_extension("os", "system", 0xF0)
     for name, content in itertools.islice(HOSTILE.items(), tries):
         path.write_bytes(content)
-        loaded, refusal = limited(lambda: nn.load_params(path), ValueError)
+        loaded, refusal = limited(lambda: load_weights(path), ValueError)
         fault = f"executed: {name}" * canary.exists() or f"crashed: {name}: {refusal}" * (str(path) not in refusal)
         yield fault or judged(["--evaluate", "--weights", str(path)], name)
         if name in RUNNING:
@@ -255,12 +269,40 @@ def hostile_files_by_command(dice: random.Random, tries: int) -> Verdicts:
             yield "" if status == 1 and errors.count("\n") == 1 else f"crashed: {name}: status {status}, {errors}"
 
 
-# Pictures
+# Datasets
+
+
+def idx(entries: NDArray[np.uint8]) -> bytes:
+    """An IDX file of images (N, 28, 28) or labels (N,)."""
+    return struct.pack(f">{1 + entries.ndim}I", 2048 + entries.ndim, *entries.shape) + entries.tobytes()
+
+
+def made_up(count: int) -> tuple[bytes, bytes]:
+    """IDX files of so many images and labels."""
+    images = np.random.default_rng(count).integers(0, 256, (count, 28, 28), np.uint8)
+    return idx(images), idx(np.arange(count, dtype=np.uint8) % 10)
+
+
+CONTENT = dict(zip(NAMES, (*made_up(12), *made_up(7)), strict=True))
+FILES = tuple(File(name, len(content), hashlib.sha256(content).hexdigest()) for name, content in CONTENT.items())
+BOMB = gzip.compress(bytes(1 << 25), compresslevel=1)
+
+
+def fill(folder: Path) -> None:
+    """Makes a folder with CONTENT in it."""
+    folder.mkdir()
+    for name, content in CONTENT.items():
+        (folder / name).write_bytes(content)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All that is in a folder, hidden and temporary files too."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
 
 
 def idx_mutated(dice: random.Random, tries: int) -> Verdicts:
     """IDX files changed: refused by name or read as what they hold; verified only if nothing changed."""
-    test_data.fill(Path("own"))
+    fill(Path("own"))
     for _ in range(tries):
         file = dice.choice(FILES[:2])
         path, content = Path("own") / file.name, mutated(dice, CONTENT[file.name])
@@ -270,7 +312,7 @@ def idx_mutated(dice: random.Random, tries: int) -> Verdicts:
             right = str(path.with_name("train-")) in refusal
         else:
             entries = loaded[0].reshape(-1, 28, 28) if file is FILES[0] else loaded[1].astype(np.uint8)
-            right = test_data.idx(entries) == content
+            right = idx(entries) == content
         verified = fetch.is_verified(path, file) == (content == CONTENT[file.name])
         path.write_bytes(CONTENT[file.name])
         yield "" if right and verified else f"crashed: {path} reads as another: {refusal}"
@@ -291,8 +333,12 @@ def gzip_mutated(dice: random.Random, tries: int) -> Verdicts:
     """gzip files changed, and bombs."""
     Path("own").mkdir()
     file, packed = FILES[0], gzip.compress(CONTENT[NAMES[0]])
-    bombs = [test_data.BOMB, packed + bytes(60_000_000), packed + test_data.BOMB,
-             gzip.compress(b"")[:10] + b"\0\0\0\xff\xff" * (sources.LIMIT // 5 + 1)]
+    bombs = [
+        BOMB,
+        packed + bytes(60_000_000),
+        packed + BOMB,
+        gzip.compress(b"")[:10] + b"\0\0\0\xff\xff" * (sources.LIMIT // 5 + 1),
+    ]
     for content in itertools.chain(bombs, (mutated(dice, packed) for _ in range(tries))):
         (Path("own") / f"{file.name}.gz").write_bytes(content)
         yield fetched(sources.Dataset("mnist", (), (), (file,)), Path("own"))
@@ -305,11 +351,24 @@ def header(kind: bytes) -> bytes:
     return member.tobuf() + b"10 a=bcde\n".ljust(512, b"\0")
 
 
+def tar_of(members: dict[str, bytes], links: Sequence[str]) -> bytes:
+    """A tar of links to a file of the system's, then members."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for name, content in (*((name, None) for name in links), *members.items()):
+            member = tarfile.TarInfo(name)
+            if content is None:
+                member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            member.size = len(content or b"")
+            tar.addfile(member, io.BytesIO(content or b""))
+    return packed.getvalue()
+
+
 def tar_mutated(dice: random.Random, tries: int) -> Verdicts:
     """Packages with hostile names, links, devices and headers in headers, changed at their headers."""
-    evil = {f"{up}canary": b"x" for up in ("", "../", "/tmp/", "package/data/../../", "package/data/")}
-    links = tuple(f"package/data/{name}" for name in NAMES[:2])
-    whole = test_data.tar_of(evil | test_data.NPM_MEMBERS, links)
+    members = {f"{up}canary": b"x" for up in ("", "../", "/tmp/", "package/data/../../", "package/data/")}
+    members |= {f"package/data/{name}": content for name, content in CONTENT.items()}
+    whole = tar_of(members, [f"package/data/{name}" for name in NAMES[:2]])
     nested = [header(kind) for kind in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME)]
     heads = [i for i in range(0, len(whole), 512) if whole[i + 257 : i + 262] == b"ustar"]
     Path("tar").write_bytes(whole)
@@ -328,14 +387,14 @@ def failing(write: Callable[[], None], number: int, error: BaseException) -> tup
     """Whether write was done, and the names of its calls of C up to the number-th, which fails with an error."""
     done, called = False, list[str]()
 
-    def watch(frame: FrameType, event: str, function: object) -> None:
+    def fail(frame: FrameType, event: str, function: object) -> None:
         if event == "c_call" and function is not sys.setprofile:
             called.append(getattr(function, "__name__", ""))
             if len(called) == number:
                 raise error
 
     with contextlib.suppress(OSError, SystemExit):
-        sys.setprofile(watch)
+        sys.setprofile(fail)
         try:
             write()
             done = True
@@ -345,11 +404,11 @@ def failing(write: Callable[[], None], number: int, error: BaseException) -> tup
 
 
 def writes_failing(dice: random.Random, tries: int) -> Verdicts:
-    """Every call that save_params and write_whole make fails in turn, for the disk or for a signal."""
+    """Every call that save_weights and write_whole make fails in turn, for the disk or for a signal."""
     Path("folder").mkdir()
     path, new = Path("folder/file"), small([4, 3, 2])
-    nn.save_params(path, *new)
-    writers = (lambda: nn.save_params(path, *new), path.read_bytes()), (lambda: fetch.write_whole(path, b"new"), b"new")
+    save_weights(path, new)
+    writers = (lambda: save_weights(path, new), path.read_bytes()), (lambda: write_whole(path, b"new"), b"new")
     for (write, content), error in itertools.product(writers, (OSError(errno.ENOSPC, "full"), SystemExit(130))):
         for number in range(1, tries):
             path.write_bytes(b"old")
@@ -361,19 +420,51 @@ def writes_failing(dice: random.Random, tries: int) -> Verdicts:
                 break
 
 
+class Flaky(BaseHTTPRequestHandler):
+    """Serves CONTENT, half of the time: else it fails in one of four ways."""
+
+    dice = random.Random(SEED)
+
+    def do_GET(self) -> None:
+        content = gzip.compress(CONTENT[Path(self.path).stem])
+        fault = self.dice.choice(["", "", "", "", "error", "half", "wrong", "hang up"])
+        if fault == "hang up":
+            return
+        self.send_response(500 if fault == "error" else 200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write({"half": content[:40], "wrong": gzip.compress(b"no images")}.get(fault, content))
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def start_fetch(dataset: sources.Dataset, home: Path) -> "subprocess.Popen[str]":
+    """data.fetch for that dataset, in a process of its own."""
+    script = f"""
+import sys
+from pathlib import Path
+from data.fetch import main
+from data.sources import Dataset, File
+sys.exit(main([], {{"tiny": {dataset!r}}}, Path({str(home)!r})))"""
+    return subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
 def fetched_at_once(dice: random.Random, tries: int) -> Verdicts:
     """Two commands at once, again and again until both succeed, from a server that fails at random."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), test_data.Handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Flaky) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        dataset = sources.Dataset("tiny", (f"http://127.0.0.1:{server.server_port}/flaky/",) * 2, (), FILES)
+        dataset = sources.Dataset("tiny", (f"http://127.0.0.1:{server.server_port}/",) * 2, (), FILES)
         for number in range(tries):
             home, statuses = Path(str(number)).resolve(), [1, 1]
             while 1 in statuses:
-                processes = [test_data.start(dataset, home) for status in statuses if status == 1]
+                processes = [start_fetch(dataset, home) for status in statuses if status == 1]
                 errors = [process.communicate(timeout=60)[1] for process in processes]
                 statuses = [process.returncode for process in processes]
-            held = statuses.count(0) == len(statuses) and test_data.contents(home / "tiny") == CONTENT
-            yield "" if held else f"lost: {statuses} {errors} {sorted(test_data.contents(home / 'tiny'))}"
+            held = statuses.count(0) == len(statuses) and contents(home / "tiny") == CONTENT
+            yield "" if held else f"lost: {statuses} {errors} {sorted(contents(home / 'tiny'))}"
         server.shutdown()
 
 
@@ -401,27 +492,28 @@ def little_room(folder: Path, room: int, tmpfs: bool) -> Iterator[None]:
 def disk_full(dice: random.Random, tries: int) -> Verdicts:
     """A run and a fetch that find the disk full: status 1, one message, what was there stays. tmpfs needs root."""
     flags, folder, big = f"{SHORT} --weights weights/w.pkl", Path("weights"), sources.Dataset("tiny", (), (), FILES[:1])
-    test_data.fill(Path("own"))
+    fill(Path("own"))
     run(Path(), flags)
     trial = "mount -t tmpfs tmpfs own 2>/dev/null && umount own"
     can_mount = subprocess.run(trial, shell=True).returncode == 0
     for number in range(tries):
         with little_room(folder, 4096 * dice.randint(0, 1), tmpfs=can_mount and number % 2 == 0):
-            before = test_data.contents(folder)
+            before = contents(folder)
             status, errors = run(Path(), f"{flags} --seed 1")
             held = status == 1 and errors.count("\n") == 1 and "weights/w.checkpoint.pkl: " in errors
-            yield "" if held and test_data.contents(folder) == before else f"lost: {status}, {errors}"
+            yield "" if held and contents(folder) == before else f"lost: {status}, {errors}"
             with contextlib.redirect_stderr(io.StringIO()) as said:
                 status = fetch.main(["--from", "own"], {"tiny": big}, folder)
             held = status == 1 and "cannot write weights/tiny/train-images" in said.getvalue()
-            yield "" if held and not test_data.contents(folder / "tiny") else f"lost: {status}, {said.getvalue()}"
+            yield "" if held and not contents(folder / "tiny") else f"lost: {status}, {said.getvalue()}"
             (folder / "tiny").rmdir()
 
 
 def write_again(path: Path, times: int, number: int) -> None:
-    params: nn.Params = {k: np.full(shape, number, np.float32) for k, shape in nn.shapes_of([100, number]).items()}
+    """Writes that number, in arrays of its size."""
+    params = {"W1": np.full((100, number), number, np.float32), "b1": np.full(number, number, np.float32)}
     for _ in range(times):
-        nn.save_params(path, params, {"layers": [100, number]})
+        save_tree(path, params)
 
 
 def write_twice(path: Path, times: int) -> None:
@@ -437,7 +529,7 @@ def written_at_once(dice: random.Random, tries: int) -> Verdicts:
         writing = [threads.submit(write_again, path, tries, number) for number in (10, 1000)]
         writing += [other.submit(write_twice, path, tries)]
         while not all(future.done() for future in writing):
-            params, _ = nn.load_params(path)
+            params = cast(nn.Params, load_tree(path))
             numbers = {float(number) for A in params.values() for number in A.flat}
             yield "" if numbers == {float(len(params["b1"]))} else "lost: a mixture"
         for future in writing:
@@ -465,12 +557,12 @@ FAULTS: dict[str, tuple[Callable[[random.Random, int], Verdicts], int]] = {
     "two commands that fetch at once from a server that fails at random": (fetched_at_once, 20),
     "weights files cut at every 1/200th or changed": (weights_mutated, 10_000),
     "checkpoints changed, then --resume": (resume_mutated, 500),
-    "hostile weights files, load_params and train.main": (hostile_files, len(HOSTILE)),
+    "hostile weights files, load_weights and train.main": (hostile_files, len(HOSTILE)),
     "hostile weights files, the command": (hostile_files_by_command, 10),
     "IDX files changed": (idx_mutated, 5_000),
     "gzip files changed, bombs": (gzip_mutated, 5_000),
     "tar files of packages changed, hostile names": (tar_mutated, 500),
-    "every call of a write fails in turn": (writes_failing, 1_000),
+    "every call of a write fails in turn": (writes_failing, 2_000),
     "four writers of one weights file, read meanwhile": (written_at_once, 300),
     "full disk while saving and while fetching": (disk_full, 10),
 }

@@ -8,6 +8,7 @@ Ours and JAX hold grey levels in uint8 and scale each batch; PyTorch and scikit-
 clock starts: each has what served it best. On the full batch the others, JAX too, hold float32 and reorder nothing.
 """
 
+import collections
 import functools
 import itertools
 import json
@@ -25,6 +26,8 @@ from numpy.typing import NDArray
 
 import nn
 import train
+from data.augment import Strengths
+from data.batches import make_batches
 from data.load import load, scale_pixels
 
 SEED = 0  # of the weights, the same in every framework, and of the order of the samples
@@ -33,6 +36,7 @@ REPEATING = 0.2  # seconds for which a prediction is repeated, to answer with th
 MEGABYTE = 2**20 if sys.platform == "darwin" else 2**10  # in the unit of ru_maxrss
 
 Images: TypeAlias = NDArray[np.uint8]  # (N, 784), 0..255
+Labels: TypeAlias = NDArray[np.int64]  # (N,)
 Product: TypeAlias = tuple[nn.Array, nn.Array, nn.Array]  # left, right, out
 
 
@@ -69,19 +73,23 @@ def initial_params(work: Work) -> nn.Params:
 
 
 def orders(samples: int) -> Iterator[NDArray[np.intp]]:
-    """The order of the samples in each epoch, as train.train_epoch draws it."""
+    """The order of the samples in each epoch, the same as in train.train_epoch."""
     return (np.random.default_rng([SEED, epoch]).permutation(samples) for epoch in itertools.count(1))
 
 
-def ours(work: Work, X: Images, Y: nn.Labels) -> Trainer:
-    """This project, by the epochs of the command."""
+def ours(work: Work, X: Images, Y: Labels) -> Trainer:
+    """This project: nn.gradient_descent on the batches and with the gradients of train.train_epoch."""
     np.empty(30_000_000, np.uint8)  # as train.main does: once freed, it has glibc keep what steps free
-    config, activation, epochs = configure(work), nn.ACTIVATIONS[work.activation], itertools.count(1)
-    state = nn.init_state(initial_params(work), nn.OPTIMIZERS[work.optimizer])
+    activation, optimizer = nn.ACTIVATIONS[work.activation], nn.OPTIMIZERS[work.optimizer]
+    state, gradients = nn.init_state(initial_params(work), optimizer), train.make_gradients(configure(work))
+    T, epochs = nn.one_hot(Y, work.layers[-1]), itertools.count(1)
 
     def epoch() -> None:
         nonlocal state
-        state = train.train_epoch(config, (X, Y.astype(np.int64)), state, next(epochs))
+        rng = np.random.default_rng([SEED, next(epochs)])
+        batches = make_batches(X, T, work.batch, rng, Strengths())
+        steps = nn.gradient_descent(state, batches, optimizer, lambda step: work.rate, gradients)
+        (state,) = collections.deque(steps, maxlen=1)  # the last one
 
     return Trainer(epoch, lambda A: A, lambda A: nn.make_predictions(state["params"], A, activation))
 
@@ -114,7 +122,7 @@ def multiply(steps: list[Product]) -> None:
         np.dot(left, right, out=out)
 
 
-def lower_bound(work: Work, X: Images, Y: nn.Labels) -> Trainer:
+def lower_bound(work: Work, X: Images, Y: Labels) -> Trainer:
     """The matrix products alone, on the same numbers in every step: no images, activations, losses or updates."""
     whole, rest = divmod(len(X), work.batch)
     full, last = products(work.layers, work.batch), products(work.layers, rest) if rest else []
@@ -149,7 +157,7 @@ def torch_network(work: Work, start: nn.Params) -> tuple[list[Any], Callable[[An
     return list(params.values()), forward, loss
 
 
-def pytorch(work: Work, X: Images, Y: nn.Labels) -> Trainer:
+def pytorch(work: Work, X: Images, Y: Labels) -> Trainer:
     """PyTorch, eager: tensors made beforehand, a fused optimizer, no modules, gradients dropped rather than zeroed."""
     import torch
 
@@ -218,7 +226,7 @@ def jax_functions(work: Work) -> tuple[Any, Any, Any]:
     return jax.jit(step, donate_argnums=0), jax.jit(scan, donate_argnums=0), predict
 
 
-def jax_trainer(work: Work, X: Images, Y: nn.Labels, scanned: bool) -> Trainer:
+def jax_trainer(work: Work, X: Images, Y: Labels, scanned: bool) -> Trainer:
     """JAX: each step is a call, or all the full batches of an epoch are one."""
     import jax
     from jax import numpy as jnp
@@ -240,7 +248,7 @@ def jax_trainer(work: Work, X: Images, Y: nn.Labels, scanned: bool) -> Trainer:
     return Trainer(epoch, jnp.asarray, lambda A: predict(state[0], A).block_until_ready())
 
 
-def scikit_learn(work: Work, X: Images, Y: nn.Labels) -> Trainer:
+def scikit_learn(work: Work, X: Images, Y: Labels) -> Trainer:
     """MLPClassifier, a partial_fit an epoch, without the penalty and the momentum that are its defaults."""
     from sklearn.neural_network import MLPClassifier
 
@@ -263,7 +271,7 @@ def scikit_learn(work: Work, X: Images, Y: nn.Labels) -> Trainer:
     return Trainer(lambda: model.partial_fit(images, Y), lambda A: A, model.predict)
 
 
-FRAMEWORKS: dict[str, tuple[str, Callable[[Work, Images, nn.Labels], Trainer]]] = {  # name -> package, trainer
+FRAMEWORKS: dict[str, tuple[str, Callable[[Work, Images, Labels], Trainer]]] = {  # name -> package, trainer
     "ours": ("numpy", ours),
     "matmul bound": ("numpy", lower_bound),
     "PyTorch": ("torch", pytorch),
@@ -273,7 +281,7 @@ FRAMEWORKS: dict[str, tuple[str, Callable[[Work, Images, nn.Labels], Trainer]]] 
 }
 
 
-def get_accuracy(trainer: Trainer, X: Images, Y: nn.Labels) -> float:
+def get_accuracy(trainer: Trainer, X: Images, Y: Labels) -> float:
     """The share of the images that are read right, in [0, 1]."""
     chunks = (trainer.array(scale_pixels(X[i : i + CHUNK])) for i in range(0, len(X), CHUNK))
     return nn.get_accuracy(np.concatenate([np.asarray(trainer.predict(chunk)) for chunk in chunks]), Y)
@@ -296,7 +304,7 @@ def time_prediction(trainer: Trainer, X: Images) -> float:
     return statistics.median(times)
 
 
-def answer(request: str, trainer: Trainer, X: Images, Y: nn.Labels, folder: Path) -> dict[str, float]:
+def answer(request: str, trainer: Trainer, X: Images, Y: Labels, folder: Path) -> dict[str, float]:
     """The answer to "train E", "predict N" or "score": times in seconds, the peak memory in MB, accuracies in [0, 1].
 
     Of "train" the mean time of E more epochs, of "predict" that of the first N test images.

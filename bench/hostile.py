@@ -31,11 +31,13 @@ def call(function: str, *arguments: object) -> bytes:
 def weights(dtype: str = "<f4", shape: tuple[object, ...] = (4,), content: bytes = bytes(16)) -> bytes:
     """A file of weights with this for its bias."""
     bias = {"dtype": dtype, "shape": list(shape), "bytes": content}
+    W = {"dtype": "<f4", "shape": [2, 4], "bytes": bytes(32)}
+    texts = {"activation": "relu", "loss": "cross_entropy", "dataset": "mnist", "measured_on": "test"}
+    tree = {"format": 1, "params": {"W1": W, "b1": bias}, "layers": [2, 4], "classes": list("0123"), "accuracy": 0.5}
     buffer = io.BytesIO()
     pickler = pickle.Pickler(buffer, 4)
     pickler.fast = True
-    W = {"dtype": "<f4", "shape": [2, 4], "bytes": bytes(32)}
-    pickler.dump({"params": {"W1": W, "b1": bias}, "layers": [2, 4]})
+    pickler.dump(tree | texts)
     return buffer.getvalue()
 
 
@@ -49,13 +51,24 @@ def zipped(name: str, content: bytes) -> bytes:
 PY, SH, SYSTEM, TOUCH, P4 = "open('canary', 'w')", "touch canary", b"cos\nsystem\n", text("touch canary"), b"\x80\x04"
 PLANT = P4 + call("os:system", SH) + b"."
 CALLS: dict[str, list[object]] = {
-    "os:system": [SH], "posix:system": [SH], "os:mkdir": ["canary"], "subprocess:call": [SH.split()],
-    "subprocess:Popen": [SH.split()], "subprocess:getoutput": [SH], "builtins:eval": [PY], "builtins:exec": [PY],
-    "builtins:open": ["canary", "w"], "cProfile:run": [PY], "runpy:run_path": ["planted.py"],
+    "os:system": [SH],
+    "posix:system": [SH],
+    "os:mkdir": ["canary"],
+    "subprocess:call": [SH.split()],
+    "subprocess:Popen": [SH.split()],
+    "subprocess:getoutput": [SH],
+    "builtins:eval": [PY],
+    "builtins:exec": [PY],
+    "builtins:open": ["canary", "w"],
+    "cProfile:run": [PY],
+    "runpy:run_path": ["planted.py"],
     "timeit:timeit": [PY, "pass", named("time:perf_counter"), 1],
-    "shutil:copyfile": ["hostile.pkl", "canary"], "numpy:load": ["planted.pkl", None, True],
-    "numpy:savetxt": ["canary", [1.0]], "numpy:memmap": ["canary", "uint8", "w+", 0, 1],
-    "numpy.testing._private.utils:runstring": [PY, {}], "numpy.f2py.crackfortran:myeval": [PY],
+    "shutil:copyfile": ["hostile.pkl", "canary"],
+    "numpy:load": ["planted.pkl", None, True],
+    "numpy:savetxt": ["canary", [1.0]],
+    "numpy:memmap": ["canary", "uint8", "w+", 0, 1],
+    "numpy.testing._private.utils:runstring": [PY, {}],
+    "numpy.f2py.crackfortran:myeval": [PY],
 }
 RUNNING = {f"call of {function}": P4 + call(function, *arguments) + b"." for function, arguments in CALLS.items()} | {
     "GLOBAL": SYSTEM + TOUCH + b"\x85R.",
@@ -77,10 +90,17 @@ RUNNING = {f"call of {function}": P4 + call(function, *arguments) + b"." for fun
     "numpy.vectorize": P4 + call("numpy:vectorize", named("os:system")) + TOUCH + b"\x85R.",
 }
 LIES = [
-    ("BINBYTES8", b"\x8e", "<Q", 2**40), ("BINBYTES8", b"\x8e", "<Q", 2**63), ("BYTEARRAY8", b"\x96", "<Q", 2**40),
-    ("BINUNICODE8", b"\x8d", "<Q", 2**40), ("LONG4", b"\x8b", "<i", 2**31 - 1), ("LONG4", b"\x8b", "<i", -1),
-    ("BINBYTES", b"B", "<I", 2**32 - 1), ("BINUNICODE", b"X", "<I", 2**32 - 1), ("FRAME", b"\x95", "<Q", 2**40),
-    ("LONG_BINPUT", b"}r", "<I", 2**31), ("LONG_BINGET", b"j", "<I", 2**31),
+    ("BINBYTES8", b"\x8e", "<Q", 2**40),
+    ("BINBYTES8", b"\x8e", "<Q", 2**63),
+    ("BYTEARRAY8", b"\x96", "<Q", 2**40),
+    ("BINUNICODE8", b"\x8d", "<Q", 2**40),
+    ("LONG4", b"\x8b", "<i", 2**31 - 1),
+    ("LONG4", b"\x8b", "<i", -1),
+    ("BINBYTES", b"B", "<I", 2**32 - 1),
+    ("BINUNICODE", b"X", "<I", 2**32 - 1),
+    ("FRAME", b"\x95", "<Q", 2**40),
+    ("LONG_BINPUT", b"}r", "<I", 2**31),
+    ("LONG_BINGET", b"j", "<I", 2**31),
 ]
 LYING = {f"{name} of {number}": opcode + struct.pack(form, number) + b"abc." for name, opcode, form, number in LIES}
 OPCODES = LYING | {
@@ -90,10 +110,19 @@ OPCODES = LYING | {
     "PERSID": b"Pcanary\n.",
     "BINPERSID": text("canary") + b"Q.",
     "LONG": b"L" + b"9" * 1_000_000 + b"L\n.",
-    "INT": b"I1\n.", "FLOAT": b"F1\n.", "STRING": b"S'canary'\n.", "UNICODE": b"Vcanary\n.",
-    "GET": b"g0\n.", "PUT": b"}p0\n.", "LIST": b"(l.", "DICT": b"(d.", "TUPLE": b"(t.", "EMPTY_SET": b"\x8f.",
+    "INT": b"I1\n.",
+    "FLOAT": b"F1\n.",
+    "STRING": b"S'canary'\n.",
+    "UNICODE": b"Vcanary\n.",
+    "GET": b"g0\n.",
+    "PUT": b"}p0\n.",
+    "LIST": b"(l.",
+    "DICT": b"(d.",
+    "TUPLE": b"(t.",
+    "EMPTY_SET": b"\x8f.",
     "FROZENSET for a key": b"}(K\x01\x91Ns.",
-    "NEXT_BUFFER": b"\x97.", "READONLY_BUFFER": b"\x97\x98.",
+    "NEXT_BUFFER": b"\x97.",
+    "READONLY_BUFFER": b"\x97\x98.",
     "doubled by DUP": b")" + b"2\x86" * 60 + b".",
     "doubled by the memo": b"]" + b"".join(b"\x94h%ch%c\x86" % (i, i) for i in range(60)) + b".",
     "lists in lists": b"]" * 100_000 + b"a" * 99_999 + b".",
@@ -103,7 +132,10 @@ OPCODES = LYING | {
     "a list for a key": b"}]Ns.",
     "millions of dicts": b"](" + b"}" * 9_000_000 + b"e.",
     "keys that collide": b"}(" + b"".join(long1((2**61 - 1) * i) + b"N" for i in range(1, 30_000)) + b"u.",
-    "no STOP": b"}", "STOP alone": b".", "MARK alone": b"(.", "POP of nothing": b"0.",
+    "no STOP": b"}",
+    "STOP alone": b".",
+    "MARK alone": b"(.",
+    "POP of nothing": b"0.",
     "APPENDS to a number": b"K\1(Ne.",
     "a long name": b"}(" + text("params") + b"}X\0\0\x10\0" + b"a" * 2**20 + b"Ns" + text("layers") + b"](K\2K\4eu.",
 }
@@ -130,8 +162,13 @@ REFUSED = {name: b"\x80\x05" + content for name, content in OPCODES.items()} | {
     "no bytes": weights(content=b""),
     "NaN": weights(content=b"\xff" * 16),
     "infinity": weights(content=b"\0\0\x80\x7f" * 4),
-    "objects": weights("|O"), "pointers": weights("<O8", (2,)), "records": weights("V4"), "integers": weights("<i4"),
-    "complex": weights("<c8", (2,)), "halves": weights("<f2", (8,)), "big-endian": weights(">f4"),
+    "objects": weights("|O"),
+    "pointers": weights("<O8", (2,)),
+    "records": weights("V4"),
+    "integers": weights("<i4"),
+    "complex": weights("<c8", (2,)),
+    "halves": weights("<f2", (8,)),
+    "big-endian": weights(">f4"),
     "no dtype": weights("canary\n" * 99),
 }
 HOSTILE = RUNNING | REFUSED

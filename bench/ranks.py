@@ -22,15 +22,20 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
 import nn
 import train
 from bench.compare import ROOT, describe_machine, header, line
-from data.augment import DRAWS, STRENGTHS, deform
+from data.augment import STRENGTHS, Strengths
+from data.batches import make_batches
 from data.load import load, scale_pixels
+from data.weights import load_tree, save_tree
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
 
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
 GIGABIT = 1e9 / 8  # bytes a second
@@ -42,7 +47,7 @@ shift
 exec ip netns exec "$host" sh -c "$*"
 """
 TCP_ALONE = {"MPIR_CVAR_NOLOCAL": "1", "UCX_TLS": "tcp,self", "UCX_NET_DEVICES": "v0"}  # no shared memory between them
-WIDTHS, BATCHES, DELAYS = (1, 128, 512, 1024), (128, 1024), (0.0, 1.0, 10.0)  # units, pictures, ms one way
+WIDTHS, BATCHES, DELAYS = (1, 128, 512, 1024), (128, 1024), (0.0, 1.0, 10.0)  # units, samples, ms one way
 UNSEEN = (384, 512, 5.0)  # which the model is not fitted to
 
 
@@ -54,7 +59,7 @@ class Job(NamedTuple):
     steps: int  # an epoch
     epochs: int = 2  # the last is timed
     dtype: str = "float32"
-    deformed: bool = False
+    augmented: bool = False
     save: str = ""  # a file for the parameters
 
     @property
@@ -65,14 +70,14 @@ class Job(NamedTuple):
     @property
     def size(self) -> int:
         """Numbers in the parameters."""
-        return sum(math.prod(shape) for shape in nn.shapes_of(self.layers).values())
+        return sum((m + 1) * n for m, n in zip(self.layers, self.layers[1:]))
 
 
-class Timed(train.Comm):
-    """A Comm that counts the seconds spent in Allreduce, on the data and on waiting for the others."""
+class Timed:
+    """A communicator that counts the seconds spent in Allreduce, on the data and on waiting for the others."""
 
-    def __init__(self, comm: train.Comm) -> None:
-        self.comm, self.rank, self.size, self.seconds = comm, comm.rank, comm.size, 0.0
+    def __init__(self, comm: "MPI.Comm") -> None:
+        self.comm, self.seconds = comm, 0.0
 
     def Allreduce(self, part: nn.Array, total: nn.Array) -> None:
         started = time.perf_counter()
@@ -87,27 +92,25 @@ class Step(NamedTuple):
     allreduce: float
 
 
-def work(job: Job) -> Step:
+def work(job: Job, comm: "MPI.Comm") -> Step:
     """Trains as one of the ranks, and times the last epoch."""
-    train.keep_freed_memory()
-    comm, rng = Timed(train.find_comm()), np.random.default_rng(0)
-    X, Y = load("mnist", "train")
-    activation, optimizer = nn.ACTIVATIONS["relu"], nn.OPTIMIZERS["adam"]
-    params = nn.init_params(job.layers, nn.INITS["he"], rng, job.dtype)
-    epochs = nn.gradient_descent(
-        nn.init_state(params, optimizer, rng), X[: job.batch * job.steps], Y[: job.batch * job.steps],
-        activation, nn.LOSSES["cross_entropy"](activation), optimizer, lambda step: 0.001, job.batch, job.epochs,
-        lambda batch, chance: scale_pixels(deform(batch, chance, STRENGTHS["mnist"]) if job.deformed else batch)
-        .astype(job.dtype, copy=False), DRAWS * job.deformed, average=train.share_batches(comm),
-    )
-    for _ in range(job.epochs - 1):
-        next(epochs)
-    comm.seconds, started = 0.0, time.perf_counter()
-    state = next(epochs)
-    seconds = time.perf_counter() - started
+    np.empty(30_000_000, np.uint8)  # as train.main does
+    timed, (X, Y) = Timed(comm), load("mnist", "train")
+    X, T = X[: job.batch * job.steps], nn.one_hot(Y[: job.batch * job.steps], job.layers[-1])
+    local: nn.Gradients = lambda params, x, t: nn.loss_and_gradients(params, scale_pixels(x), t)
+    gradients = train.all_reduce(local, cast("MPI.Comm", timed))
+    params = nn.init_params(job.layers, nn.INITS["he"], np.random.default_rng(0), job.dtype)
+    optimizer, strengths = nn.OPTIMIZERS["adam"], STRENGTHS["mnist"] if job.augmented else Strengths()
+    state = nn.init_state(params, optimizer)
+    for epoch in range(job.epochs):
+        timed.seconds, started = 0.0, time.perf_counter()
+        batches = make_batches(X, T, job.batch, np.random.default_rng([0, epoch]), strengths, comm.rank, comm.size)
+        states = nn.gradient_descent(state, batches, optimizer, lambda step: 0.001, gradients)
+        state = deque(states, maxlen=1).pop()
+        seconds = time.perf_counter() - started
     if job.save and comm.rank == 0:
-        nn.save_params(Path(job.save), state["params"], {"layers": job.layers})
-    return Step(seconds / job.steps, comm.seconds / job.steps)
+        save_tree(Path(job.save), state["params"])
+    return Step(seconds / job.steps, timed.seconds / job.steps)
 
 
 def launch(job: Job, ranks: int = 2, threads: int = 1, far: bool = False) -> Step:
@@ -127,7 +130,11 @@ def launch(job: Job, ranks: int = 2, threads: int = 1, far: bool = False) -> Ste
 def execute(start: list[str], command: list[str], variables: Mapping[str, str]) -> str:
     """What a Python command prints when start, of mpiexec, has started it. RuntimeError where it fails."""
     done = subprocess.run(
-        [*start, sys.executable, *command], cwd=ROOT, capture_output=True, env=os.environ | variables, text=True,
+        [*start, sys.executable, *command],
+        cwd=ROOT,
+        capture_output=True,
+        env=os.environ | variables,
+        text=True,
         timeout=600,
     )
     if done.returncode:
@@ -203,7 +210,7 @@ def network(delay: float) -> Iterator[None]:
 
 
 class Model(NamedTuple):
-    """Seconds of a step with p ranks of which each takes rows pictures, for parameters of that size:
+    """Seconds of a step with p ranks of which each takes rows of a batch, for parameters of that size:
 
     per_step + per_product * rows * size + per_number * size
     + log2(p) * (latency + per_delay * delay) + 2 (p - 1) / p * 4 size / bandwidth.
@@ -241,37 +248,54 @@ def fit(measured: Mapping[tuple[Job, float], Step]) -> Model:
 
 
 def compare_results() -> None:
-    """Prints what ranks learn beside one process: the same parameters, and as good a reader."""
-    print(header("ranks", "parameters after 468 steps in float64 differ by", "after one step in float32",
-                 "`make train`: test accuracy", "seconds of training"))
+    """Prints what ranks learn beside one process: the same parameters, and as good a test accuracy."""
+    print(
+        header(
+            "ranks",
+            "parameters after 468 steps in float64 differ by",
+            "after one step in float32",
+            "`make train`: test accuracy",
+            "seconds of training",
+        )
+    )
     with tempfile.TemporaryDirectory() as folder:
-        learnt: dict[int, list[nn.Params]] = {}
+        trained: dict[int, list[nn.Params]] = {}
         for ranks in (1, 2, 3):
-            learnt[ranks] = []
+            trained[ranks] = []
             for job in (Job(128, 128, 468, 1, "float64", True), Job(128, 128, 1, 1, "float32", True)):
                 launch(job._replace(save=f"{folder}/job.pkl"), ranks)
-                learnt[ranks].append(nn.load_params(Path(folder) / "job.pkl")[0])
-            said = execute([str(MPIEXEC), "-n", str(ranks)], ["train.py", "--weights", f"{folder}/weights.pkl"], {})
+                trained[ranks].append(cast(nn.Params, load_tree(Path(folder) / "job.pkl")))
+            command = ["-m", "mpi4py", "train.py", "--weights", f"{folder}/weights.pkl"]
+            threads = {"OPENBLAS_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks))}
+            said = execute([str(MPIEXEC), "-n", str(ranks)], command, threads)
             accuracy, seconds = re.findall(r"accuracy ([\d.]+%) .*, ([\d.]+) s", said)[0]
             differences = (
                 f"{max(np.abs(A - alone[k]).max() for k, A in params.items()):.1g}"
-                for params, alone in zip(learnt[ranks], learnt[1])
+                for params, alone in zip(trained[ranks], trained[1])
             )
             print(line(str(ranks), *differences, accuracy, seconds), flush=True)
 
 
 def compare_on_one_machine() -> None:
     """Prints one process of two threads beside two ranks of one thread."""
-    print(header("width", "batch", "1 process, 2 threads: s an epoch", "2 ranks, 1 thread: s an epoch",
-                 "ranks / process", "in Allreduce"))
+    print(
+        header(
+            "width",
+            "batch",
+            "1 process, 2 threads: s an epoch",
+            "2 ranks, 1 thread: s an epoch",
+            "ranks / process",
+            "in Allreduce",
+        )
+    )
     for width in (128, 256, 512, 1024):
         for batch in BATCHES:
             job = Job(width, batch, max(10, 60_000 * 64 // (batch * width)))
             pairs = [(launch(job, 1, threads=2), launch(job, 2)) for _ in range(3)]
             one, two = (statistics.median(step.seconds for step in steps) for steps in zip(*pairs))
-            share = statistics.median(pair[1].allreduce / pair[1].seconds for pair in pairs)
+            waiting = statistics.median(pair[1].allreduce / pair[1].seconds for pair in pairs)
             epochs = (f"{step * 60_000 / batch:.3g}" for step in (one, two))
-            print(line(str(width), str(batch), *epochs, f"{two / one:.2f}", f"{share:.0%}"), flush=True)
+            print(line(str(width), str(batch), *epochs, f"{two / one:.2f}", f"{waiting:.0%}"), flush=True)
 
 
 def measure_network() -> dict[tuple[Job, float], Step]:
@@ -293,15 +317,21 @@ def print_model(measured: Mapping[tuple[Job, float], Step]) -> None:
     """Prints the model, its error on the unseen case, and what it predicts."""
     *known, (unseen, delay) = measured
     model = fit({case: measured[case] for case in known})
-    print(f"\na step takes {1e6 * model.per_step:.0f} us + {1e12 * model.per_product:.1f} ps a picture and parameter"
-          f" + {1e9 * model.per_number:.2f} ns a parameter, and with p ranks log2(p) ({1e6 * model.latency:.0f} us +"
-          f" {model.per_delay:.1f} delays) + 2 (p - 1) / p bytes / {model.bandwidth / 1e6:.0f} MB/s")
+    print(
+        f"\na step takes {1e6 * model.per_step:.0f} us + {1e12 * model.per_product:.1f} ps a sample and parameter"
+        f" + {1e9 * model.per_number:.2f} ns a parameter, and with p ranks log2(p) ({1e6 * model.latency:.0f} us +"
+        f" {model.per_delay:.1f} delays) + 2 (p - 1) / p bytes / {model.bandwidth / 1e6:.0f} MB/s"
+    )
     misses = [model.predict(case[0], 2, case[1]).seconds / measured[case].seconds - 1 for case in known]
-    print(f"error on the {len(known)} cases it was fitted to: {statistics.median(map(abs, misses)):.0%} (median),"
-          f" {max(map(abs, misses)):.0%} (worst)")
+    print(
+        f"error on the {len(known)} cases it was fitted to: {statistics.median(map(abs, misses)):.0%} (median),"
+        f" {max(map(abs, misses)):.0%} (worst)"
+    )
     step, guess = measured[unseen, delay].seconds, model.predict(unseen, 2, delay).seconds
-    print(f"error on the unseen case, width {unseen.width}, batch {unseen.batch}, {delay:g} ms: {guess / step - 1:+.1%}"
-          f" ({1e3 * guess:.1f} ms predicted, {1e3 * step:.1f} ms measured)\n")
+    print(
+        f"error on the unseen case, width {unseen.width}, batch {unseen.batch}, {delay:g} ms: {guess / step - 1:+.1%}"
+        f" ({1e3 * guess:.1f} ms predicted, {1e3 * step:.1f} ms measured)\n"
+    )
     print_efficiencies(model)
 
 
@@ -314,8 +344,8 @@ def print_efficiencies(model: Model) -> None:
         for speed in (1, 100):
             faster, job = model._replace(bandwidth=speed * model.bandwidth), Job(width, batch, 1)
             alone = faster.predict(job, 1, 0.0).seconds
-            shares = (f"{alone / p / faster.predict(job, p, 0.0).seconds:.0%}" for p in counts)
-            print(line(str(width), str(batch), str(speed), *shares))
+            efficiencies = (f"{alone / p / faster.predict(job, p, 0.0).seconds:.0%}" for p in counts)
+            print(line(str(width), str(batch), str(speed), *efficiencies))
 
 
 def can_make_network() -> bool:
@@ -328,8 +358,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     if worker := parser.parse_args(arguments).worker:
-        step = work(Job(*json.loads(worker)))
-        if train.find_comm().rank == 0:
+        from mpi4py import MPI
+
+        step = work(Job(*json.loads(worker)), MPI.COMM_WORLD)
+        if MPI.COMM_WORLD.rank == 0:
             print(json.dumps(step))
         return
     if not can_make_network():

@@ -1,7 +1,7 @@
-"""The recipes from seconds to half an hour, trained through train.py, and how few pictures each misreads.
+"""The recipes from seconds to half an hour, trained through train.py, and how few images each misreads.
 
 `python -m bench.record`: trains a recipe with each seed, keeps what train.py prints in bench/logs, and then prints the
-table of all logs there and draws it, with the learning curves. A run that was stopped goes on when started again.
+table of all logs there and plots it, with the learning curves. A run that was stopped goes on when started again.
 """
 
 import argparse
@@ -15,25 +15,26 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.compare import ROOT, describe_machine, header, line
+from data.checkpoint import checkpoint_path
 from data.load import CLASSES
 
 LOGS = ROOT / "bench" / "logs"
-RECIPES = {  # flags of train.py, chosen on the last 10,000 training pictures
+RECIPES = {  # flags of train.py, chosen on the validation set
     ("mnist", "default"): "",
     ("mnist", "minute"): "--layers 784 512 256 10 --batch-size 256 --epochs 45 --weight-decay 0.05"
-                         " --loss smoothed_cross_entropy --augment rotation=15,scale=0.15,shear=0.15,elastic=1.1",
-    ("mnist", "record"): "--layers 784 1536 768 10 --batch-size 256 --learning-rate 0.0015 --epochs 160"
-                         " --loss smoothed_cross_entropy --augment rotation=15,scale=0.15,shear=0.15,elastic=1.1",
+    " --label-smoothing 0.1 --augment rotation=15,scale=0.15,shear=0.15,elastic=1.1",
+    ("mnist", "best"): "--layers 784 1536 768 10 --batch-size 256 --learning-rate 0.0015 --epochs 160"
+    " --label-smoothing 0.1 --augment rotation=15,scale=0.15,shear=0.15,elastic=1.1",
     ("fashion-mnist", "default"): "",
-    ("fashion-mnist", "record"): "--layers 784 2048 1024 10 --batch-size 256 --learning-rate 0.0007 --epochs 160"
-                                 " --weight-decay 0.2 --loss smoothed_cross_entropy --augment flip=0.5,elastic=0.4",
+    ("fashion-mnist", "best"): "--layers 784 2048 1024 10 --batch-size 256 --learning-rate 0.0007 --epochs 160"
+    " --weight-decay 0.2 --label-smoothing 0.1 --augment flip=0.5,elastic=0.4",
 }
 PUBLISHED = {  # test error in %, of plain perceptrons on MNIST
     "784-800-10, Simard et al. 2003": 1.60,
-    "784-512-256-10 in NumPy, deformed pictures": 1.17,
+    "784-512-256-10 in NumPy, augmented images": 1.17,
     "3 × 1024, dropout, Srivastava et al. 2014": 1.06,
-    "784-800-10, deformed pictures, Simard et al. 2003": 0.70,
-    "784-2500-2000-1500-1000-500-10, deformed pictures, Ciresan et al. 2010": 0.35,
+    "784-800-10, augmented images, Simard et al. 2003": 0.70,
+    "784-2500-2000-1500-1000-500-10, augmented images, Ciresan et al. 2010": 0.35,
 }
 
 
@@ -41,7 +42,7 @@ class Log(NamedTuple):
     """What a run printed."""
 
     losses: list[float]  # an epoch each
-    error: float  # test pictures misread, in %
+    error: float  # test images misread, in %
     seconds: float
 
 
@@ -49,14 +50,17 @@ def train(dataset: str, recipe: str, seed: int) -> None:
     """Trains, or goes on with what was stopped, and keeps what is printed."""
     name, flags = f"{dataset}-{recipe}-{seed}", RECIPES[dataset, recipe].split()
     weights, log = ROOT / "weights" / f"{name}.pkl", LOGS / f"{name}.log"
-    resume = weights.with_suffix(".checkpoint.pkl").exists() and log.exists()
+    resume = checkpoint_path(weights).exists() and log.exists()
     command = ["train.py", "--dataset", dataset, *flags, "--seed", str(seed), "--weights", f"weights/{name}.pkl"]
     with open(log, "a" if resume else "w") as file:
         if not resume:
             machine = describe_machine().partition(" Not installed")[0]
             print(f"{machine}\n$ python {' '.join(command)}", file=file, flush=True)
         with subprocess.Popen(
-            [sys.executable, *command, *["--resume"] * resume], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+            [sys.executable, *command, *["--resume"] * resume],
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
         ) as process:
             assert process.stdout
@@ -72,24 +76,24 @@ def read(path: Path) -> Log:
     text = path.read_text()
     if not (found := re.findall(r"\((\d+) errors in (\d+)\), ([\d.]+) s", text)):
         raise ValueError(f"{path} is of a run that has not ended")
-    errors, pictures, seconds = map(float, found[-1])
-    return Log([float(loss) for loss in re.findall(r"loss ([\d.]+)", text)], 100 * errors / pictures, seconds)
+    errors, samples, seconds = map(float, found[-1])
+    return Log([float(loss) for loss in re.findall(r"loss ([\d.]+)", text)], 100 * errors / samples, seconds)
 
 
 def print_table(logs: dict[tuple[str, str], list[Log]]) -> None:
     """Prints a line a recipe, then what others have published."""
-    print(header("pictures", "recipe", "seeds", "seconds of training", "test error, %"))
+    print(header("dataset", "recipe", "seeds", "seconds of training", "test error, %"))
     for (dataset, recipe), group in logs.items():
         errors = [log.error for log in group]
-        spread = f" ± {statistics.stdev(errors):.2f}" if len(errors) > 1 else ""
+        deviation = f" ± {statistics.stdev(errors):.2f}" if len(errors) > 1 else ""
         seconds = f"{statistics.median(log.seconds for log in group):.0f}"
-        print(line(dataset, f"`{recipe}`", str(len(group)), seconds, f"{statistics.mean(errors):.2f}{spread}"))
+        print(line(dataset, f"`{recipe}`", str(len(group)), seconds, f"{statistics.mean(errors):.2f}{deviation}"))
     for system, error in PUBLISHED.items():
         print(line("mnist", system, "", "", f"{error:.2f}"))
 
 
 def draw(logs: dict[tuple[str, str], list[Log]], path: Path) -> None:
-    """Draws seconds against error with the published figures for MNIST, and the learning curves."""
+    """Plots seconds against error with the published figures for MNIST, and the learning curves."""
     from matplotlib import pyplot
 
     figure, (ladder, curves) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
@@ -101,7 +105,7 @@ def draw(logs: dict[tuple[str, str], list[Log]], path: Path) -> None:
             ladder.semilogx([log.seconds for log in group], [log.error for log in group], "o", label=recipe)
         curves.loglog(range(1, len(group[0].losses) + 1), group[0].losses, label=f"{dataset} {recipe}")
     ladder.set(xlabel="seconds of training", ylabel="test error, %", ylim=(0, None), title="MNIST")
-    curves.set(xlabel="epoch", ylabel="loss on the (deformed) training pictures")
+    curves.set(xlabel="epoch", ylabel="loss on the (augmented) training set")
     ladder.legend(fontsize=8)
     curves.legend(fontsize=8)
     figure.savefig(path, dpi=80)
@@ -112,12 +116,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--dataset", choices=CLASSES, default="mnist")
-    add("--recipe", choices=sorted({recipe for _, recipe in RECIPES}), default="record")
+    add("--recipe", choices=sorted({recipe for _, recipe in RECIPES}), default="best")
     add("--seeds", type=int, nargs="*", default=[0, 1, 2], help="none: only the table and the plot of what is there")
-    settings = parser.parse_args(arguments)
+    config = parser.parse_args(arguments)
     LOGS.mkdir(exist_ok=True)
-    for seed in settings.seeds:
-        train(settings.dataset, settings.recipe, seed)
+    for seed in config.seeds:
+        train(config.dataset, config.recipe, seed)
     groups = {key: sorted(LOGS.glob(f"{'-'.join(key)}-*.log")) for key in RECIPES}
     try:
         logs = {key: [read(path) for path in paths] for key, paths in groups.items() if paths}

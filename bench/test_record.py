@@ -12,9 +12,9 @@ ENDED = "epoch   1/2  loss 0.5000\nepoch   2/2  loss 0.2500\ntest accuracy 99.00
 
 @pytest.mark.parametrize(("dataset", "recipe"), record.RECIPES)
 def test_train_takes_the_flags_of_every_recipe(dataset: str, recipe: str) -> None:
-    settings = train.parse_settings(["--dataset", dataset, *record.RECIPES[dataset, recipe].split()])
-    assert settings.layers[0] == 784 and settings.layers[-1] == 10
-    assert settings.augment["flip"] == 0 or dataset != "mnist", "a mirrored digit is another digit or none"
+    config = train.parse_config(["--dataset", dataset, *record.RECIPES[dataset, recipe].split()])
+    assert config.layers[0] == 784 and config.layers[-1] == 10
+    assert config.augment["flip"] == 0 or dataset != "mnist", "a mirrored digit is another digit or none"
 
 
 @pytest.fixture
@@ -61,5 +61,5 @@ def test_a_run_that_has_not_ended_is_named(folder: Path) -> None:
 
 def test_the_table_tells_mean_and_deviation(capsys: pytest.CaptureFixture[str]) -> None:
     logs = [record.Log([0.1], error, 10.0) for error in (0.4, 0.5, 0.6)]
-    record.print_table({("mnist", "record"): logs})
-    assert "| mnist | `record` | 3 | 10 | 0.50 ± 0.10 |" in capsys.readouterr().out
+    record.print_table({("mnist", "best"): logs})
+    assert "| mnist | `best` | 3 | 10 | 0.50 ± 0.10 |" in capsys.readouterr().out

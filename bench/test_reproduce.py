@@ -11,14 +11,14 @@ from bench import reproduce
 
 @pytest.mark.parametrize("network", reproduce.NETWORKS, ids=lambda network: network.system)
 def test_train_takes_the_flags_of_every_network(network: reproduce.Network) -> None:
-    settings = train.parse_settings(network.flags.split())
-    assert settings.layers[0] == 784 and settings.layers[-1] == 10
+    config = train.parse_config(network.flags.split())
+    assert config.layers[0] == 784 and config.layers[-1] == 10
 
 
 def test_curves_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (3200, 784), np.uint8), rng.integers(0, 10, 3200)
-    monkeypatch.setattr(reproduce, "load", lambda dataset, split: pictures)
+    dataset = rng.integers(0, 256, (3200, 784), np.uint8), rng.integers(0, 10, 3200)
+    monkeypatch.setattr(reproduce, "load", lambda name, split: dataset)
     reproduce.draw_curves(tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
