@@ -80,7 +80,7 @@ def parse_config(arguments: Sequence[str] | None = None) -> Config:
     config = Config(**vars(parser.parse_args(arguments)))
     for each in fields(Config):
         (low, high), value = each.metadata["bounds"], getattr(config, each.name)
-        if not all(low <= v <= high for v in np.ravel(value) if isinstance(v, np.number)):
+        if not all(low <= v <= high for v in np.array(value, object).ravel() if isinstance(v, int | float)):
             parser.error(f"--{each.name.replace('_', '-')} must lie in {low:g}..{high:g}, got {value}")
     K = len(CLASSES[config.dataset])
     if len(config.layers) < 2 or config.layers[0] != 784 or config.layers[-1] != K:

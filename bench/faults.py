@@ -147,8 +147,9 @@ def stopped(dice: random.Random, tries: int, number: int, most: int) -> Verdicts
 
 
 def began(errors: str) -> bool:
-    """Whether train.py had begun, and not the interpreter alone, whose start prints a traceback for Ctrl-C."""
-    return "Traceback" not in errors or 'train.py"' in errors
+    """Whether train.py had begun: until it has signal, its first import, Ctrl-C has Python print a traceback."""
+    starting = 'train.py"' not in errors or "    import signal\n" in errors
+    return "Traceback" not in errors or "Exception ignored" in errors or not starting
 
 
 def unclean(folder: Path, number: int, status: int, errors: str) -> str:
@@ -393,7 +394,7 @@ def failing(write: Callable[[], None], number: int, error: BaseException) -> tup
             if len(called) == number:
                 raise error
 
-    with contextlib.suppress(OSError, SystemExit):
+    with contextlib.suppress(OSError, SystemExit, ValueError):  # the last is save_tree's, of the first
         sys.setprofile(fail)
         try:
             write()

@@ -1,6 +1,6 @@
 """Mutation testing: nn.py and train.py, changed in one place of their syntax tree at a time, must make a test fail.
 
-`python -m bench.mutants --every 20` tries every 20th alone. Survivors are printed; EQUIVALENT lists what changes nothing.
+`python -m bench.mutants --every 20` tries every 20th alone. Prints survivors; EQUIVALENT lists what changes nothing.
 """
 
 import argparse

@@ -35,16 +35,16 @@ def load_checkpoint(path: Path, fresh: Checkpoint) -> Checkpoint:
     """The checkpoint of a run that began with fresh. ValueError where there is none, or it is of another run."""
     if not path.exists():
         raise ValueError(f"there is nothing to resume: {path} does not exist; start without --resume")
-    saved = load_tree(path)
-    if outline(saved) != outline(cast(Mapping[str, object], fresh)):
-        raise ValueError(
-            f"{path} does not hold the state of such a run; resume with its flags, or start without --resume"
-        )
-    checkpoint, now = cast(Checkpoint, saved), fresh["config"]
-    for name, was in checkpoint["config"].items():
-        if was != now[name] and not (name == "epochs" and now["schedule"] == "constant"):
+    saved, now = load_tree(path), fresh["config"]
+    config = saved.get("config")
+    was = config if isinstance(config, dict) else {}
+    for name, value in now.items():
+        if was.get(name) != value and not (name == "epochs" and now["schedule"] == "constant"):
             why = f", and the {now['schedule']} schedule was laid out for those" if name == "epochs" else ""
-            raise ValueError(f"{path} is of a run with {name} {was}, not {now[name]}{why}; resume with its flags")
+            raise ValueError(f"{path} is of a run with {name} {was.get(name)}, not {value}{why}; resume with its flags")
+    if outline({**saved, "config": now}) != outline(cast(Mapping[str, object], fresh)):
+        raise ValueError(f"{path} does not hold the state of such a run; start without --resume")
+    checkpoint = cast(Checkpoint, saved)
     if not 0 <= checkpoint["epoch"] <= cast(int, now["epochs"]):
         raise ValueError(f"{path} has {checkpoint['epoch']} epochs behind it, more than --epochs {now['epochs']}")
     return checkpoint

@@ -20,7 +20,7 @@ HOME = Path(__file__).resolve().parent  # each dataset has its own folder here, 
 
 
 class FetchError(OSError):
-    """The files could not be had, or not be written; the message says why and what to do."""
+    """No source had the files; the message says why and what to do."""
 
 
 def fetch(dataset: Dataset, folder: Path | None = None, source: Path | None = None, timeout: float = TIMEOUT) -> Path:
@@ -29,7 +29,7 @@ def fetch(dataset: Dataset, folder: Path | None = None, source: Path | None = No
     folder: where they belong; if None, the one named after the dataset beside this file.
     source: a folder that holds them, plain or as .gz; if not None, nobody else is asked.
     timeout: seconds without a byte after which a mirror is given up.
-    Raises FetchError if no source has a file or if one cannot be written.
+    Raises FetchError if no source has a file, OSError if one cannot be written.
     """
     folder = folder or HOME / dataset.name
     failures: list[str] = []

@@ -34,7 +34,7 @@ def places_of(noise: Floats, strengths: Strengths) -> Float64s:
     places = np.zeros((28, 28, 2))
     angle = math.radians(strengths.rotation) * float(noise[TURN])
     points = [-4 + 35 * i / (GRID - 1) for i in range(GRID)]
-    noise = noise[WARP:].reshape(2, -1)
+    warp = noise[WARP:].reshape(2, -1)
     for row, column in np.ndindex(28, 28):
         bump = np.array(
             [
@@ -43,7 +43,7 @@ def places_of(noise: Floats, strengths: Strengths) -> Float64s:
                 for u in points
             ]
         )
-        right, down = strengths.elastic * (noise @ bump) / math.sqrt(np.sum(bump**2) / 3)
+        right, down = strengths.elastic * (warp @ bump) / math.sqrt(np.sum(bump**2) / 3)
         x, y = column - 13.5, row - 13.5
         x = x / (1 + strengths.scale) ** float(noise[WIDE]) + y * strengths.shear * float(noise[SLANT])
         y = y / (1 + strengths.scale) ** float(noise[HIGH])
@@ -120,7 +120,7 @@ def test_half_a_pixel_is_the_mean_of_two() -> None:
 
 
 @pytest.mark.parametrize("flip", [0.25, 0.5, 1])
-def test_flip_mirrors_its_share_of_pictures_left_to_right(flip: float) -> None:
+def test_flip_mirrors_its_share_of_images_left_to_right(flip: float) -> None:
     images, noise = made_up(200), made_noise(200)
     result = augment(images, noise, Strengths(flip=flip)).reshape(-1, 28, 28)
     mirrored = noise[:, SIDE] < 2 * flip - 1
@@ -177,7 +177,7 @@ def test_a_result_does_not_depend_on_the_batch(strengths: Strengths) -> None:
 
 
 @pytest.mark.parametrize("strengths", [STRENGTHS["mnist"], Strengths(scale=0.05, shift=1.5, flip=0.5)])
-def test_modest_strengths_change_pictures_and_keep_their_ink(strengths: Strengths) -> None:
+def test_modest_strengths_change_images_and_keep_their_ink(strengths: Strengths) -> None:
     rows, columns = np.indices((28, 28)) - 13.5
     ring = np.where(abs(np.hypot(rows / 9, columns / 6) - 0.85) < 0.15, 255, 0).astype(np.uint8)
     images = np.tile(ring.ravel(), (1000, 1))

@@ -655,7 +655,7 @@ def test_load_returns_what_was_written(tmp_path: Path, dataset_name: str, split:
 
 
 IMAGES, LABELS = NAMES[:2]
-PICTURES, DIGITS = made_up(12)
+PIXELS, DIGITS = made_up(12)
 
 
 @pytest.mark.parametrize(
@@ -669,9 +669,9 @@ PICTURES, DIGITS = made_up(12)
         (LABELS, CONTENT[IMAGES], "magic number .* is 2051, expected 2049"),
         (LABELS, CONTENT[LABELS][:-1], "length in bytes is 19, expected 20"),
         (IMAGES, gzip.compress(CONTENT[IMAGES]), "magic number"),
-        (IMAGES, struct.pack(">4I", 2051, 2**32 - 1, 28, 28) + PICTURES.tobytes(), "expected 3367254359296"),
+        (IMAGES, struct.pack(">4I", 2051, 2**32 - 1, 28, 28) + PIXELS.tobytes(), "expected 3367254359296"),
         (IMAGES, struct.pack(">4I", 2051, 0, 28, 28), "found nothing after the header"),
-        (IMAGES, idx(PICTURES.reshape(12, 14, 56)), r"size of an image is \(14, 56\), expected \(28, 28\)"),
+        (IMAGES, idx(PIXELS.reshape(12, 14, 56)), r"size of an image is \(14, 56\), expected \(28, 28\)"),
         (LABELS, idx(np.append(DIGITS[:-1], np.uint8(10))), "found label 10, expected at most 9"),
         (LABELS, idx(DIGITS[:-1]), "found 12 images and 11 labels"),
     ],

@@ -80,7 +80,10 @@ def save_tree(path: Path, tree: Mapping[str, object]) -> None:
     pickler = pickle.Pickler(buffer, protocol=4)
     pickler.fast = True  # no memo: nothing in the file refers to another part of it
     pickler.dump(pack({"format": FORMAT, **tree}))
-    decode(buffer.getvalue())
+    try:
+        decode(buffer.getvalue())
+    except Exception as error:  # as in load_tree
+        raise ValueError(f"{path} cannot hold this: {error!r:.500}") from error
     write_whole(path, buffer.getvalue())
 
 
@@ -95,17 +98,21 @@ def load_tree(path: Path) -> dict[str, object]:
 
 
 def check_weights(tree: Mapping[str, object]) -> Weights:
-    """The tree as Weights. ValueError for missing entries, and for shapes that do not follow from the layers."""
-    kinds = {"params": dict, "layers": list, "classes": list, "accuracy": float}
-    if wrong := [k for k in Weights.__annotations__ if not isinstance(tree.get(k), kinds.get(k, str))]:
+    """The tree as Weights. ValueError for what is missing, out of range or not shaped as the layers say."""
+    types = {"params": dict, "layers": list, "classes": list, "accuracy": float}
+    if wrong := [k for k in Weights.__annotations__ if not isinstance(tree.get(k), types.get(k, str))]:
         raise ValueError(f"{', '.join(wrong)} missing, or not of the right type")
     weights = cast(Weights, tree)
     layers, classes = weights["layers"], weights["classes"]
     if not all(isinstance(n, int) for n in layers) or len(layers) < 2 or len(classes) != layers[-1]:
         raise ValueError(f"layers {layers} do not fit {len(classes)} classes")
+    if not all(isinstance(name, str) for name in classes) or not 0 <= weights["accuracy"] <= 1:
+        raise ValueError(f"classes must be texts, got {classes}, and accuracy in 0..1, got {weights['accuracy']}")
+    if weights["measured_on"] not in ("test", "validation"):
+        raise ValueError(f"measured_on must be test or validation, got {weights['measured_on']}")
     pairs = enumerate(zip(layers, layers[1:]), start=1)
     expected = {k: shape for l, (m, n) in pairs for k, shape in ((f"W{l}", (m, n)), (f"b{l}", (n,)))}
-    shapes = {k: np.shape(A) for k, A in weights["params"].items()}
+    shapes = {k: getattr(A, "shape", None) for k, A in weights["params"].items()}
     if shapes != expected:
         raise ValueError(f"its parameters {shapes} do not fit its layers {layers}")
     return weights
