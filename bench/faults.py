@@ -148,8 +148,8 @@ def stopped(dice: random.Random, tries: int, number: int, most: int) -> Verdicts
 
 def began(errors: str) -> bool:
     """Whether train.py had begun: until it has signal, its first import, Ctrl-C has Python print a traceback."""
-    starting = 'train.py"' not in errors or "    import signal\n" in errors
-    return "Traceback" not in errors or "Exception ignored" in errors or not starting
+    first = any(line in errors for line in ('train.py", line 0, in <module>', "    import signal\n"))
+    return "KeyboardInterrupt" not in errors or "Exception ignored" in errors or 'train.py"' in errors and not first
 
 
 def unclean(folder: Path, number: int, status: int, errors: str) -> str:

@@ -1,1 +1,1 @@
-"""Look at it: draw a picture for the network, read photos, plot a run, take the guided tour."""
+"""Look at it: draw an image for the network, read photos, plot a run, take the guided tour."""

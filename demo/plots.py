@@ -1,4 +1,4 @@
-"""Trains without the validation set and draws the run: curves, confusion matrix, weights, mistakes, augmentation."""
+"""Trains, and makes figures of the run: curves, confusion matrix, weights, mistakes, augmentation."""
 
 import argparse
 import sys
@@ -153,7 +153,7 @@ def follow(config: train.Config) -> tuple[nn.Params, dict[str, Curve]]:
 
 
 def draw_run(config: train.Config) -> dict[str, Figure]:
-    """Trains, reads the test set and draws what came of it: the figures by name, of augmentation if there was any."""
+    """Trains and reads the test set. Returns the figures by name, one of augmentation where there was any."""
     classes, rng = CLASSES[config.dataset], np.random.default_rng(config.seed)
     K, (X, Y) = len(classes), load(config.dataset, "test")
     params, curves = follow(config)

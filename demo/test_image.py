@@ -1,23 +1,21 @@
-"""Tests of data/image.py, with Pillow's drawings as pictures; the last tests are demo/kinds.py with fewer pictures."""
+"""Tests of data/image.py, with Pillow's drawings; the last tests are demo/robustness.py with fewer samples."""
 
-import io
 import struct
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-import nn
 import train
 from data import image
-from data.image import PictureError, prepare_picture
+from data.image import ImageError, prepare_image
 from data.load import load
-from demo import kinds
+from data.weights import Weights
 from demo.predict import load_network
+from demo.robustness import CONDITIONS, TURNS, as_it_is, count_right, read_back, save, table
 
 Line = list[tuple[int, int]]  # (x, y) from 0 to 100
 SEVEN: list[Line] = [[(30, 20), (70, 20), (45, 80)]]
@@ -39,21 +37,21 @@ def drawn(lines: list[Line] = SEVEN, side: int = 300, width: int = 7, paper: int
     return sheet.resize((side, side), Image.Resampling.BOX)
 
 
-def saved(picture: Image.Image, format: str = "PNG", **options: object) -> bytes:
-    return kinds.save(picture, format, **options)
+def read_file(content: bytes, dataset: str = "mnist") -> NDArray[np.int64]:
+    return prepare_image(content, dataset).reshape(28, 28).astype(np.int64)
 
 
-def read(picture: Image.Image, dataset: str = "mnist", format: str = "PNG") -> npt.NDArray[np.int64]:
-    return prepare_picture(saved(picture, format), dataset).reshape(28, 28).astype(np.int64)
+def read(sheet: Image.Image, dataset: str = "mnist", format: str = "PNG") -> NDArray[np.int64]:
+    return read_file(save(sheet, format), dataset)
 
 
-def far(X: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> float:
-    """The mean difference of two pictures where either has ink, in grey levels."""
+def far(X: NDArray[np.int64], other: NDArray[np.int64]) -> float:
+    """The mean difference of two images where either has ink, in grey levels."""
     return float(np.abs(X - other)[(X > 0) | (other > 0)].mean())
 
 
-def check_form(X: npt.NDArray[np.int64]) -> None:
-    """What all 60,000 training pictures of MNIST fulfil."""
+def check_form(X: NDArray[np.int64]) -> None:
+    """What all 60,000 training images of MNIST fulfil."""
     ink = np.nonzero(X)
     assert max(np.ptp(at) + 1 for at in ink) == 20
     assert all(abs(np.average(at, weights=X[ink]) - 14) <= 0.51 for at in ink)
@@ -62,10 +60,11 @@ def check_form(X: npt.NDArray[np.int64]) -> None:
 
 # Files
 
-def on_nothing(picture: Image.Image, mode: str) -> Image.Image:
+
+def on_nothing(sheet: Image.Image, mode: str) -> Image.Image:
     """The ink alone, what is paper being transparent."""
-    clear = Image.new(mode, picture.size, 0)
-    clear.putalpha(picture.point(lambda v: 255 - v))
+    clear = Image.new(mode, sheet.size, 0)
+    clear.putalpha(sheet.point(lambda v: 255 - v))
     return clear
 
 
@@ -88,71 +87,71 @@ def test_every_mode_of_png_gives_the_same(mode: str) -> None:
     assert far(X, read(drawn())) < (20 if mode == "1" else 1)
 
 
-@pytest.mark.parametrize("format, mode", [
-    ("JPEG", "L"), ("JPEG", "RGB"), ("JPEG", "CMYK"), ("WEBP", "RGB"), ("WEBP", "RGBA"), ("BMP", "L"), ("BMP", "RGB"),
-    ("BMP", "1"), ("GIF", "L"), ("GIF", "P"),
-])
+FORMATS = "JPEG L, JPEG RGB, JPEG CMYK, WEBP RGB, WEBP RGBA, BMP L, BMP RGB, BMP 1, GIF L, GIF P"
+
+
+@pytest.mark.parametrize("format, mode", [pair.split() for pair in FORMATS.split(", ")])
 def test_every_format_gives_the_same(format: str, mode: str) -> None:
     assert far(read(drawn().convert(mode), format=format), read(drawn())) < (25 if mode == "1" else 5)
 
 
-def test_of_a_film_the_first_picture_is_read() -> None:
-    content = saved(drawn(), "GIF", save_all=True, append_images=[drawn(FOUR)])
-    assert far(prepare_picture(content, "mnist").reshape(28, 28).astype(np.int64), read(drawn())) < 5
+def test_of_a_film_the_first_image_is_read() -> None:
+    content = save(drawn(), "GIF", save_all=True, append_images=[drawn(FOUR)])
+    assert far(read_file(content), read(drawn())) < 5
 
 
-@pytest.mark.parametrize("turn", kinds.TURNS)
+@pytest.mark.parametrize("turn", TURNS)
 def test_exif_is_obeyed(turn: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = turn
-    content = saved(drawn().transpose(kinds.TURNS[turn]), "JPEG", exif=exif)
-    assert far(prepare_picture(content, "mnist").reshape(28, 28).astype(np.int64), read(drawn())) < 5
+    content = save(drawn().transpose(TURNS[turn]), "JPEG", exif=exif)
+    assert far(read_file(content), read(drawn())) < 5
 
 
 @pytest.mark.parametrize("format", image.FORMATS)
 def test_a_file_cut_short_is_refused(format: str) -> None:
-    content = saved(drawn(), format)
+    content = save(drawn(), format)
     for length in (len(content) // 2, len(content) // 10 + 20):
-        with pytest.raises(PictureError, match="damaged or cut short|not a picture"):
-            prepare_picture(content[:length], "mnist")
+        with pytest.raises(ImageError, match="damaged or cut short|not an image"):
+            prepare_image(content[:length], "mnist")
 
 
 @pytest.mark.parametrize("format", image.FORMATS)
 def test_damaged_bytes_raise_nothing_else(format: str) -> None:
-    content = np.frombuffer(saved(drawn(side=60), format), np.uint8)
+    content = np.frombuffer(save(drawn(side=60), format), np.uint8)
     refused = 0
     for _ in range(100):
         damaged = content.copy()
         damaged[RNG.integers(len(content), size=5)] = RNG.integers(0, 256, 5)
         try:
-            assert prepare_picture(damaged.tobytes(), "mnist").shape == (784,)
-        except PictureError:
+            assert prepare_image(damaged.tobytes(), "mnist").shape == (784,)
+        except ImageError:
             refused += 1
     assert refused
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\3\4", b"<!DOCTYPE html>", RNG.bytes(5000), saved(drawn(), "TIFF")])
-def test_what_is_no_picture_is_refused(content: bytes) -> None:
-    with pytest.raises(PictureError, match="not a picture that can be read; PNG, JPEG, WEBP, BMP, GIF can"):
-        prepare_picture(content, "mnist")
+@pytest.mark.parametrize("content", [b"", b"PK\3\4", b"<!DOCTYPE html>", RNG.bytes(5000), save(drawn(), "TIFF")])
+def test_what_is_no_image_is_refused(content: bytes) -> None:
+    with pytest.raises(ImageError, match="not an image that can be read; PNG, JPEG, WEBP, BMP, GIF can"):
+        prepare_image(content, "mnist")
 
 
 def header_of_png(width: int, height: int) -> bytes:
     """A PNG that ends where its pixels should begin."""
     chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"".join([b"\x89PNG\r\n\x1a\n", struct.pack(">I", 13), chunk, struct.pack(">I", zlib.crc32(chunk)),
-                     struct.pack(">I", 100), b"IDAT"])
+    checked = struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return b"\x89PNG\r\n\x1a\n" + checked + struct.pack(">I", 100) + b"IDAT"
 
 
 @pytest.mark.parametrize("width, height", [(8000, 8000), (10_000, 10_000), (40_000, 40_000), (2**31 - 1, 2**31 - 1)])
-def test_a_picture_of_too_many_pixels_is_refused_by_its_header(width: int, height: int) -> None:
-    with pytest.raises(PictureError, match="more than 50,000,000 pixels"):
-        prepare_picture(header_of_png(width, height), "mnist")
+def test_an_image_of_too_many_pixels_is_refused_by_its_header(width: int, height: int) -> None:
+    with pytest.raises(ImageError, match="more than 50,000,000 pixels"):
+        prepare_image(header_of_png(width, height), "mnist")
 
 
 # No digit, or several
 
-BLANKS: dict[str, Callable[[int], npt.NDArray[np.generic]]] = {
+BLANKS: dict[str, Callable[[int], NDArray[np.generic]]] = {
     "white": lambda n: np.full((n, n), 255, np.uint8),
     "black": lambda n: np.zeros((n, n), np.uint8),
     "grey": lambda n: np.full((n, n, 3), 130, np.uint8),
@@ -161,8 +160,9 @@ BLANKS: dict[str, Callable[[int], npt.NDArray[np.generic]]] = {
     "faint noise": lambda n: np.clip(RNG.normal(240, 4, (n, n)), 0, 255).astype(np.uint8),
     "dark noise": lambda n: np.clip(RNG.normal(5, 4, (n, n)), 0, 255).astype(np.uint8),
     "strong noise": lambda n: RNG.integers(0, 256, (n, n), np.uint8),
-    "texture": lambda n: np.asarray(Image.fromarray(RNG.integers(120, 256, (n, n), np.uint8)).filter(
-        ImageFilter.GaussianBlur(2))),
+    "texture": lambda n: np.asarray(
+        Image.fromarray(RNG.integers(120, 256, (n, n), np.uint8)).filter(ImageFilter.GaussianBlur(2))
+    ),
     "light that falls off": lambda n: np.tile(np.linspace(60, 230, n), (n, 1)).astype(np.uint8),
     "vignette": lambda n: (220 * (1 - 0.3 * np.add.outer(*2 * [np.linspace(-1, 1, n) ** 2]) / 2)).astype(np.uint8),
 }
@@ -170,21 +170,21 @@ BLANKS: dict[str, Callable[[int], npt.NDArray[np.generic]]] = {
 
 @pytest.mark.parametrize("side", [1, 4, 28, 200, 900])
 @pytest.mark.parametrize("blank", BLANKS)
-def test_an_empty_picture_is_never_a_digit(blank: str, side: int) -> None:
-    with pytest.raises(PictureError, match="no ink|several digits" if side == 28 else "no ink"):
+def test_an_empty_image_is_never_a_digit(blank: str, side: int) -> None:
+    with pytest.raises(ImageError, match="no ink|several digits" if side == 28 else "no ink"):
         read(Image.fromarray(BLANKS[blank](side)))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 28), (28, 2), (3000, 2), (6, 40), (40, 6)])
 @pytest.mark.parametrize("level", [0, 130, 255])
 def test_an_empty_strip_is_no_digit(size: tuple[int, int], level: int) -> None:
-    with pytest.raises(PictureError, match="no ink"):
+    with pytest.raises(ImageError, match="no ink"):
         read(Image.new("L", size, level))
 
 
 @pytest.mark.parametrize("blank", ["white", "black", "grey", "transparent", "faint noise", "dark noise"])
-def test_an_empty_picture_is_no_clothing(blank: str) -> None:
-    with pytest.raises(PictureError, match="nothing in the picture"):
+def test_an_empty_image_is_no_clothing(blank: str) -> None:
+    with pytest.raises(ImageError, match="nothing in the image"):
         read(Image.fromarray(BLANKS[blank](200)), "fashion-mnist")
 
 
@@ -197,29 +197,30 @@ def beside(left: Image.Image, right: Image.Image) -> Image.Image:
 
 def test_several_digits_are_refused() -> None:
     for pair in (beside(drawn(), drawn(FOUR)), beside(drawn(FIVE), drawn())):
-        with pytest.raises(PictureError, match="several digits"):
+        with pytest.raises(ImageError, match="several digits"):
             read(pair)
 
 
 @pytest.mark.parametrize("lines", [FIVE, FOUR, [*SEVEN, [(38, 50), (38, 51)]]], ids=["five", "four", "dot"])
 def test_strokes_close_by_are_one_digit(lines: list[Line]) -> None:
     """Nothing is lost: as much ink as in the drawing, trimmed and averaged down."""
-    X, picture = read(drawn(lines)), 255 - np.asarray(drawn(lines)).astype(np.float32)
+    X, ink = read(drawn(lines)), 255 - np.asarray(drawn(lines)).astype(np.float32)
     check_form(X)
-    rows, columns = (np.flatnonzero(picture.any(axis=axis)) for axis in (1, 0))
+    rows, columns = (np.flatnonzero(ink.any(axis=axis)) for axis in (1, 0))
     scale = 20 / max(np.ptp(rows) + 1, np.ptp(columns) + 1)
-    assert X.sum() == pytest.approx(picture.sum() * scale**2, rel=0.1)
+    assert X.sum() == pytest.approx(ink.sum() * scale**2, rel=0.1)
 
 
 def test_specks_and_what_the_edge_cuts_off_are_no_ink() -> None:
-    picture = drawn()
-    draw = ImageDraw.Draw(picture)
+    sheet = drawn()
+    draw = ImageDraw.Draw(sheet)
     draw.ellipse((20, 250, 25, 255), fill=0)
     draw.rectangle((250, 0, 300, 200), fill=0)
-    assert far(read(picture), read(drawn())) < 15
+    assert far(read(sheet), read(drawn())) < 15
 
 
 # What is made of it
+
 
 def test_a_digit_is_averaged_down_and_centred_by_its_mass() -> None:
     """Ink of 160 x 96 pixels: its blocks of 8 x 8 are the pixels of the 20 x 12, whole pixels from the middle."""
@@ -250,11 +251,11 @@ def test_size_and_polarity_do_not_matter(side: int, paper: int, pen: int) -> Non
 
 
 def test_transparent_corners_are_paper() -> None:
-    picture = drawn().convert("RGBA")
-    corners = Image.new("L", picture.size, 0)
+    sheet = drawn().convert("RGBA")
+    corners = Image.new("L", sheet.size, 0)
     ImageDraw.Draw(corners).rounded_rectangle((0, 0, 299, 299), 40, fill=255)
-    picture.putalpha(corners)
-    assert far(read(picture), read(drawn())) < 1
+    sheet.putalpha(corners)
+    assert far(read(sheet), read(drawn())) < 1
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "fashion-mnist"])
@@ -275,15 +276,17 @@ def test_clothes_are_trimmed_centred_and_negated() -> None:
 
 # Parts
 
+
 def test_dilate_is_the_maximum_about_each_pixel() -> None:
     f = RNG.random((11, 17))
     for radius in range(7):
-        expected = [[f[max(0, i - radius) : i + radius + 1, max(0, j - radius) : j + radius + 1].max()
-                     for j in range(17)] for i in range(11)]
-        assert (image.dilate(f, radius) == expected).all()
+        dilated = image.dilate(f, radius)
+        for i, j in np.ndindex(f.shape):
+            square = f[max(0, i - radius) : i + radius + 1, max(0, j - radius) : j + radius + 1]
+            assert dilated[i, j] == square.max()
 
 
-def flood(mask: npt.NDArray[np.bool_]) -> list[set[tuple[int, int]]]:
+def flood(mask: NDArray[np.bool_]) -> list[set[tuple[int, int]]]:
     left, parts = {(int(i), int(j)) for i, j in np.argwhere(mask)}, []
     while left:
         part: set[tuple[int, int]] = set()
@@ -291,9 +294,9 @@ def flood(mask: npt.NDArray[np.bool_]) -> list[set[tuple[int, int]]]:
         while reached:
             i, j = reached.pop()
             part.add((i, j))
-            about = {(i + a, j + b) for a in (-1, 0, 1) for b in (-1, 0, 1)} & left
-            left -= about
-            reached |= about
+            near = {(i + a, j + b) for a in (-1, 0, 1) for b in (-1, 0, 1)} & left
+            left -= near
+            reached |= near
         parts.append(part)
     return parts
 
@@ -332,41 +335,40 @@ def test_stroke_width_of_a_ring() -> None:
 def test_the_paper_is_found_under_the_ink() -> None:
     y, x = np.mgrid[-1:1:100j, -1:1:120j]
     light = 0.7 + 0.1 * x - 0.15 * y - 0.1 * x * y
-    ink = (np.abs(np.hypot(x, y) - 0.4) < 0.06)
+    ink = np.abs(np.hypot(x, y) - 0.4) < 0.06
     assert np.abs(image.find_paper(np.where(ink, 0.1, light)) - light).max() < 0.05
 
 
-# The proof of demo/kinds.py, small
+# Robustness, as demo/robustness.py measures it, on few samples
+
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Params, dict[str, object]]:
-    """A network that has not seen the held-out pictures."""
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Weights:
+    """A network that has not seen the validation set."""
     path = tmp_path_factory.mktemp("weights") / "mnist.pkl"
-    assert train.main(["--hold-out", "--epochs", "3", "--layers", "784", "128", "10", "--weights", str(path)]) == 0
+    assert train.main(["--validation", "--epochs", "3", "--layers", "784", "128", "10", "--weights", str(path)]) == 0
     return load_network(path)
 
 
-@pytest.mark.parametrize("kind", kinds.KINDS)
-def test_kind_is_read(kind: str, network: tuple[nn.Params, dict[str, object]]) -> None:
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_digits_are_read_under_every_condition(condition: str, weights: Weights) -> None:
     X, Y = load("mnist", "train")
-    some = slice(-5 if kind == "12-megapixel photo" else -30, None)
-    back, refused = kinds.read_back(kinds.KINDS[kind], X[some], "mnist", seed=1)
-    assert kinds.count_right(*network, back, Y[some]) >= kinds.count_right(*network, X[some], Y[some]) - 1, refused
+    some = slice(-5 if condition == "12-megapixel photo" else -30, None)
+    back, refused = read_back(CONDITIONS[condition], X[some], "mnist", seed=1)
+    assert count_right(weights, back, Y[some]) >= count_right(weights, X[some], Y[some]) - 1, refused
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "fashion-mnist"])
-def test_pictures_of_the_dataset_stay_as_they_are(dataset: str) -> None:
+def test_images_of_the_dataset_stay_as_they_are(dataset: str) -> None:
     X = load(dataset, "train")[0][-1000:]
-    back, refused = kinds.read_back(kinds.as_it_is, X, dataset, seed=0)
+    back, refused = read_back(as_it_is, X, dataset, seed=0)
     assert not refused and (np.abs(back.astype(int) - X).max(axis=1) <= 1).mean() > 0.97
 
 
-def test_the_table_tells_a_kind_that_loses_too_much(
-    network: tuple[nn.Params, dict[str, object]], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_table_tells_a_condition_that_loses_too_much(weights: Weights, capsys: pytest.CaptureFixture[str]) -> None:
     X, Y = load("mnist", "train")
     X, Y = X[-50:], Y[-50:]
-    made = {"good": kinds.as_it_is, "blank": lambda x, rng: saved(Image.new("L", (50, 50)))}
-    assert kinds.table(*network, X, Y, {"good": kinds.as_it_is}, 0.0)
-    assert not kinds.table(*network, X, Y, made, 2.0)
+    blank = {"good": as_it_is, "blank": lambda x, rng: save(Image.new("L", (50, 50)))}
+    assert table(weights, X, Y, {"good": as_it_is}, 0.0)
+    assert not table(weights, X, Y, blank, 2.0)
     assert "| blank | 50 |" in capsys.readouterr().out

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
-from demo.test_app import KEY, LAYERS, save_weights, start, stop
+from demo.test_app import KEY, LAYERS, keep_random, start, stop
 
 ROOT = Path(__file__).resolve().parent.parent
 Stroke = list[tuple[float, float]]  # points in [0, 1], from the upper left of the sheet
@@ -22,23 +22,110 @@ Launch = Callable[..., tuple[subprocess.Popen[str], str]]  # flags of the comman
 Visit = Callable[..., Page]  # url, width, scheme, touch
 
 DIGITS: dict[str, list[Stroke]] = {
-    "0": [[(.53, .18), (.41, .23), (.33, .38), (.31, .55), (.36, .72), (.47, .82), (.6, .78), (.68, .63),
-           (.69, .45), (.64, .28), (.53, .18)]],
-    "1": [[(.42, .31), (.53, .18), (.51, .5), (.5, .83)]],
-    "2": [[(.32, .34), (.37, .23), (.49, .17), (.62, .22), (.66, .35), (.58, .52), (.44, .68), (.31, .81),
-           (.48, .79), (.71, .81)]],
-    "3": [[(.33, .25), (.44, .18), (.57, .18), (.66, .27), (.63, .39), (.53, .47), (.44, .49), (.56, .5),
-           (.67, .58), (.68, .71), (.58, .81), (.44, .83), (.31, .76)]],
-    "4": [[(.39, .18), (.34, .36), (.28, .54), (.48, .54), (.73, .52)], [(.62, .25), (.6, .52), (.58, .84)]],
-    "5": [[(.37, .2), (.35, .45), (.47, .42), (.6, .46), (.67, .59), (.63, .73), (.5, .82), (.33, .79)],
-           [(.37, .2), (.67, .19)]],
-    "6": [[(.6, .17), (.46, .3), (.37, .47), (.34, .64), (.39, .78), (.51, .83), (.63, .76), (.66, .64),
-           (.57, .55), (.45, .57), (.37, .67)]],
-    "7": [[(.3, .22), (.5, .21), (.71, .21), (.6, .44), (.52, .63), (.46, .83)]],
-    "8": [[(.63, .28), (.53, .18), (.4, .21), (.37, .32), (.45, .43), (.57, .53), (.65, .66), (.6, .79),
-           (.47, .83), (.36, .75), (.37, .62), (.48, .51), (.6, .4), (.64, .29)]],
-    "9": [[(.64, .3), (.54, .19), (.41, .23), (.35, .35), (.4, .47), (.53, .49), (.62, .41), (.65, .28),
-           (.64, .5), (.6, .68), (.55, .84)]],
+    "0": [
+        [
+            (0.53, 0.18),
+            (0.41, 0.23),
+            (0.33, 0.38),
+            (0.31, 0.55),
+            (0.36, 0.72),
+            (0.47, 0.82),
+            (0.6, 0.78),
+            (0.68, 0.63),
+            (0.69, 0.45),
+            (0.64, 0.28),
+            (0.53, 0.18),
+        ]
+    ],
+    "1": [[(0.42, 0.31), (0.53, 0.18), (0.51, 0.5), (0.5, 0.83)]],
+    "2": [
+        [
+            (0.32, 0.34),
+            (0.37, 0.23),
+            (0.49, 0.17),
+            (0.62, 0.22),
+            (0.66, 0.35),
+            (0.58, 0.52),
+            (0.44, 0.68),
+            (0.31, 0.81),
+            (0.48, 0.79),
+            (0.71, 0.81),
+        ]
+    ],
+    "3": [
+        [
+            (0.33, 0.25),
+            (0.44, 0.18),
+            (0.57, 0.18),
+            (0.66, 0.27),
+            (0.63, 0.39),
+            (0.53, 0.47),
+            (0.44, 0.49),
+            (0.56, 0.5),
+            (0.67, 0.58),
+            (0.68, 0.71),
+            (0.58, 0.81),
+            (0.44, 0.83),
+            (0.31, 0.76),
+        ]
+    ],
+    "4": [
+        [(0.39, 0.18), (0.34, 0.36), (0.28, 0.54), (0.48, 0.54), (0.73, 0.52)],
+        [(0.62, 0.25), (0.6, 0.52), (0.58, 0.84)],
+    ],
+    "5": [
+        [(0.37, 0.2), (0.35, 0.45), (0.47, 0.42), (0.6, 0.46), (0.67, 0.59), (0.63, 0.73), (0.5, 0.82), (0.33, 0.79)],
+        [(0.37, 0.2), (0.67, 0.19)],
+    ],
+    "6": [
+        [
+            (0.6, 0.17),
+            (0.46, 0.3),
+            (0.37, 0.47),
+            (0.34, 0.64),
+            (0.39, 0.78),
+            (0.51, 0.83),
+            (0.63, 0.76),
+            (0.66, 0.64),
+            (0.57, 0.55),
+            (0.45, 0.57),
+            (0.37, 0.67),
+        ]
+    ],
+    "7": [[(0.3, 0.22), (0.5, 0.21), (0.71, 0.21), (0.6, 0.44), (0.52, 0.63), (0.46, 0.83)]],
+    "8": [
+        [
+            (0.63, 0.28),
+            (0.53, 0.18),
+            (0.4, 0.21),
+            (0.37, 0.32),
+            (0.45, 0.43),
+            (0.57, 0.53),
+            (0.65, 0.66),
+            (0.6, 0.79),
+            (0.47, 0.83),
+            (0.36, 0.75),
+            (0.37, 0.62),
+            (0.48, 0.51),
+            (0.6, 0.4),
+            (0.64, 0.29),
+        ]
+    ],
+    "9": [
+        [
+            (0.64, 0.3),
+            (0.54, 0.19),
+            (0.41, 0.23),
+            (0.35, 0.35),
+            (0.4, 0.47),
+            (0.53, 0.49),
+            (0.62, 0.41),
+            (0.65, 0.28),
+            (0.64, 0.5),
+            (0.6, 0.68),
+            (0.55, 0.84),
+        ]
+    ],
 }
 
 
@@ -49,7 +136,8 @@ def browser() -> Iterator[Browser]:
         pytest.skip("there is no chromium; apt-get install chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"])
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
         yield browser
         browser.close()
 
@@ -67,6 +155,7 @@ def url() -> Iterator[str]:
 def launch() -> Iterator[Launch]:
     """As start, and stops what it started."""
     with contextlib.ExitStack() as stack:
+
         def launch(*arguments: object) -> tuple[subprocess.Popen[str], str]:
             process, url = start(*arguments)
             stack.callback(stop, process)
@@ -92,7 +181,8 @@ def visit(browser: Browser) -> Iterator[Visit]:
 
     def visit(url: str, width: int = 1440, scheme: Literal["light", "dark"] = "light", touch: bool = False) -> Page:
         context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=scheme, has_touch=touch, is_mobile=touch)
+            viewport={"width": width, "height": 900}, color_scheme=scheme, has_touch=touch, is_mobile=touch
+        )
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
@@ -140,7 +230,7 @@ def ink(page: Page) -> int:
     return count
 
 
-def picture(text: str = "7") -> bytes:
+def make_file(text: str = "7") -> bytes:
     image = Image.new("RGB", (400, 300), "white")
     for stroke in DIGITS[text]:
         ImageDraw.Draw(image).line([(50 + 300 * x, 300 * y) for x, y in stroke], "black", 22, "curve")
@@ -162,7 +252,7 @@ def test_ten_drawn_digits_are_read(url: str, visit: Visit, shots: Path, capsys: 
     assert right == len(DIGITS), read
 
 
-def test_the_answer_comes_while_one_draws(url: str, visit: Visit) -> None:
+def test_the_answer_comes_while_one_is_drawing(url: str, visit: Visit) -> None:
     page = visit(url)
     x, y = zip(*path_on(page, DIGITS["1"][0]))
     page.mouse.move(x[0], y[0])
@@ -172,7 +262,7 @@ def test_the_answer_comes_while_one_draws(url: str, visit: Visit) -> None:
     page.mouse.up()
 
 
-def test_a_finger_draws_and_does_not_scroll(url: str, visit: Visit, shots: Path) -> None:
+def test_drawing_with_a_finger_does_not_scroll(url: str, visit: Visit, shots: Path) -> None:
     page = visit(url, 375, touch=True)
     touch = page.context.new_cdp_session(page)
     x, y = zip(*path_on(page, DIGITS["3"][0]))
@@ -196,6 +286,7 @@ def test_undo_and_clear(url: str, visit: Visit) -> None:
     two = ink(page)
     assert page.inner_text("#name") == "4" and two > one > 0
     for undo, clear in (("#undo", "#clear"), ("z", "c"), ("Control+z", "Delete")):
+
         def do(action: str) -> None:
             page.click(action) if action.startswith("#") else page.keyboard.press(action)
             settle(page)
@@ -239,14 +330,14 @@ def test_the_answer_is_there_for_a_screen_reader(url: str, visit: Visit) -> None
 
 
 def test_a_lost_server_is_told_and_found_again(tmp_path: Path, launch: Launch, visit: Visit, shots: Path) -> None:
-    weights = save_weights(tmp_path / "w.pkl", LAYERS)
+    weights = keep_random(tmp_path / "w.pkl", LAYERS)
     process, url = launch("--port", 0, "--weights", weights)
     page = visit(url)
     draw(page, DIGITS["7"])
     before = page.inner_text("#name")
     stop(process)
     page.keyboard.press("c")
-    x, y = path_on(page, [(.3, .2)])[0]
+    x, y = path_on(page, [(0.3, 0.2)])[0]
     page.mouse.move(x, y)
     page.mouse.down()
     page.mouse.move(x + 100, y + 100, steps=5)
@@ -288,35 +379,43 @@ def test_it_fits_and_can_be_read(url: str, visit: Visit, shots: Path, width: int
         assert (bright + 0.05) / (dark + 0.05) >= 4.5, (text, ground)
 
 
-def test_a_picture_is_opened(url: str, visit: Visit, shots: Path) -> None:
+def test_an_image_is_opened(url: str, visit: Visit, shots: Path) -> None:
     page = visit(url)
-    page.set_input_files("#file", {"name": "two.png", "mimeType": "image/png", "buffer": picture("2")})
+    page.set_input_files("#file", {"name": "two.png", "mimeType": "image/png", "buffer": make_file("2")})
     expect(page.locator("#name")).to_have_text("2")
     page.screenshot(path=shots / "opened.png")
-    page.evaluate("""bytes => {
+    page.evaluate(
+        """bytes => {
         const transfer = new DataTransfer();
         transfer.items.add(new File([new Uint8Array(bytes)], "three.png", {type: "image/png"}));
         dispatchEvent(new DragEvent("drop", {dataTransfer: transfer}));
-    }""", list(picture("3")))
+    }""",
+        list(make_file("3")),
+    )
     expect(page.locator("#name")).to_have_text("3")
-    page.evaluate("""bytes => {
+    page.evaluate(
+        """bytes => {
         const transfer = new DataTransfer();
         transfer.items.add(new File([new Uint8Array(bytes)], "seven.png", {type: "image/png"}));
         dispatchEvent(new ClipboardEvent("paste", {clipboardData: transfer}));
-    }""", list(picture("7")))
+    }""",
+        list(make_file("7")),
+    )
     expect(page.locator("#name")).to_have_text("7")
-    page.set_input_files("#file", {"name": "notes.png", "mimeType": "image/png", "buffer": b"not a picture"})
-    expect(page.locator("#status")).to_have_text("notes.png is not a picture that this browser can show.")
-    draw(page, DIGITS["1"])  # takes the place of the picture
+    page.set_input_files("#file", {"name": "notes.png", "mimeType": "image/png", "buffer": b"not an image"})
+    expect(page.locator("#status")).to_have_text("notes.png is not an image that this browser can show.")
+    draw(page, DIGITS["1"])  # takes the place of the image
     assert page.inner_text("#name") == "1"
 
 
 def test_clothes_are_called_by_their_names(tmp_path: Path, launch: Launch, visit: Visit, shots: Path) -> None:
-    _, url = launch("--port", 0, "--weights", save_weights(tmp_path / "w.pkl", LAYERS, dataset="fashion-mnist"))
+    _, url = launch("--port", 0, "--weights", keep_random(tmp_path / "w.pkl", LAYERS, dataset="fashion-mnist"))
     page = visit(url, 375)
+    told = "784 – 12 – 6 – 10 units · relu · reads 50.0 % of the test set right"
+    expect(page.locator("#network")).to_have_text(told)
     names = page.locator("#bars li span:first-child").all_inner_texts()
     assert names[0] == "T-shirt/top" and names[9] == "Ankle boot"
-    page.set_input_files("#file", {"name": "bag.png", "mimeType": "image/png", "buffer": picture()})
+    page.set_input_files("#file", {"name": "bag.png", "mimeType": "image/png", "buffer": make_file()})
     settle(page)
     expect(page.locator("#name")).to_have_text(re.compile("|".join(names)))
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
@@ -327,7 +426,7 @@ def test_the_key_is_asked_for(
     tmp_path: Path, launch: Launch, monkeypatch: pytest.MonkeyPatch, browser: Browser, shots: Path
 ) -> None:
     monkeypatch.setenv("DIGIT_API_KEY", KEY)
-    _, url = launch("--port", 0, "--weights", save_weights(tmp_path / "w.pkl", LAYERS))
+    _, url = launch("--port", 0, "--weights", keep_random(tmp_path / "w.pkl", LAYERS))
     page = browser.new_page()
     page.goto(url)
     expect(page.locator("#why")).to_have_text("This server asks for a key.")

@@ -1,6 +1,7 @@
-"""Tests of the figures: what they show is what they were given, and the command draws a real run."""
+"""Tests of the figures: what they show is what they were given, and the command shows a real run."""
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -10,14 +11,14 @@ from matplotlib.figure import Figure
 
 import nn
 import train
-from data.load import CLASSES
+from data.load import CLASSES, Dataset
 from demo import plots
 
 FLAGS = ["--layers", "784", "12", "10", "--epochs", "2", "--batch-size", "20"]
 
 
-def made_up(N: int, seed: int) -> train.Pictures:
-    """Noise, with a bright band that tells the label of nine pictures in ten."""
+def made_up(N: int, seed: int) -> Dataset:
+    """Noise, with a bright band that tells the label of nine images in ten."""
     rng = np.random.default_rng(seed)
     X, Y = rng.integers(0, 120, (N, 28, 28), np.uint8), np.arange(N) % 10
     for x, y in zip(X, np.where(rng.random(N) < 0.9, Y, (Y + 1) % 10)):
@@ -26,13 +27,13 @@ def made_up(N: int, seed: int) -> train.Pictures:
 
 
 @pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> dict[str, train.Pictures]:
-    """Three hundred pictures to train on, with the last hundred held out, and two hundred to test on."""
-    pictures = {"train": made_up(300, seed=0), "test": made_up(200, seed=1)}
-    monkeypatch.setattr(train, "HELD_OUT", 100)
-    for module in (train, plots):
-        monkeypatch.setattr(module, "load", lambda dataset, split: pictures[split])
-    return pictures
+def few(monkeypatch: pytest.MonkeyPatch) -> dict[str, Dataset]:
+    """Three hundred images to train on, the last hundred of them for validation, and two hundred to test on."""
+    sets = {"train": made_up(300, seed=0), "test": made_up(200, seed=1)}
+    monkeypatch.setattr("data.load.VALIDATION", 100)
+    for module in ("data.load", "demo.plots"):
+        monkeypatch.setattr(f"{module}.load", lambda dataset, split: sets[split])
+    return sets
 
 
 def image(axes: Axes) -> npt.NDArray[np.floating]:
@@ -42,12 +43,15 @@ def image(axes: Axes) -> npt.NDArray[np.floating]:
 
 
 def tile(figure: Figure, row: int, column: int) -> npt.NDArray[np.floating]:
-    """A picture (784,) of a gallery, cut out of its one image."""
+    """An image (784,) of a gallery, cut out of its one image."""
     return image(figure.axes[0])[30 * row + 1 : 30 * row + 29, 30 * column + 1 : 30 * column + 29].reshape(784)
 
 
 def test_curves_are_those_given() -> None:
-    curves = {"training": [(2.0, 0.5), (1.0, 0.75), (0.5, 0.875)], "held-out": [(2.5, 0.25), (1.5, 0.5), (1.25, 0.625)]}
+    curves = {
+        "training": [(2.0, 0.5), (1.0, 0.75), (0.5, 0.875)],
+        "validation": [(2.5, 0.25), (1.5, 0.5), (1.25, 0.625)],
+    }
     for i, axes in enumerate(plots.draw_curves(curves).axes):
         for line, (name, curve) in zip(axes.lines, curves.items(), strict=True):
             assert line.get_label() == name
@@ -64,7 +68,7 @@ def test_confusions_are_counted_and_shown_in_their_places() -> None:
     axes = plots.draw_confusion(plots.count_confusions(predictions, Y, 5), list("abcde")).axes[0]
     shown = {text.get_position()[::-1]: int(text.get_text()) for text in axes.texts}
     assert shown == expected
-    assert axes.get_title("left") == f"{sum(Y != predictions)} errors in 300 test pictures"
+    assert axes.get_title("left") == f"Confusion matrix: {sum(Y != predictions)} errors in 300 test images"
     assert [label.get_text() for label in axes.get_xticklabels()] == list("abcde")
     assert [label.get_text() for label in axes.get_yticklabels()] == list("abcde")
     np.testing.assert_array_equal(np.isnan(image(axes)), np.eye(5, dtype=bool))  # errors alone are coloured
@@ -83,10 +87,14 @@ def test_each_mistake_stands_beside_its_probabilities() -> None:
     A = np.array([[0.7, 0.2, 0.07, 0.03], [0.0625, 0.125, 0.3125, 0.5], [0.25, 0.5, 0.125, 0.125]])
     Y, X = np.array([1, 0, 0]), np.arange(3 * 784, dtype=np.uint8).reshape(3, 784)
     axes = plots.draw_mistakes(X, Y, A, ("a", "b", "c", "d"), columns=2).axes
-    assert len(axes) == 8  # two rows of two, each a picture and its bars; the last is empty
+    assert len(axes) == 8  # two rows of two, each an image and its bars; the last is empty
     texts = [[text.get_text() for text in right.texts] for right in axes[1::2]]
-    assert texts == [["a   70.00%", "b   20.00%", "c   7.00%"], ["d   50.00%", "c   31.25%", "a   6.25%"],
-                     ["b   50.00%", "a   25.00%", "c   12.50%"], []]
+    assert texts == [
+        ["a   70.00%", "b   20.00%", "c   7.00%"],
+        ["d   50.00%", "c   31.25%", "a   6.25%"],
+        ["b   50.00%", "a   25.00%", "c   12.50%"],
+        [],
+    ]
     bold = [text.get_text()[0] for right in axes[1::2] for text in right.texts if text.get_fontweight() == "bold"]
     assert bold == ["b", "a", "a"]  # what they are
     widths = [[bar.get_width() for bar in right.containers[1]] for right in axes[1:6:2]]
@@ -108,53 +116,63 @@ def test_first_layer_shows_the_largest_weights_first() -> None:
     assert image(small.axes[0]).shape == (30, 60)
 
 
-def test_deformed_pictures_stand_below_their_originals() -> None:
-    pictures = np.random.default_rng(0).integers(0, 256, (4, 3, 784), np.uint8)
-    figure = plots.draw_deformed(pictures[0], pictures[1:])
+def test_augmented_images_stand_below_their_originals() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 3, 784), np.uint8)
+    figure = plots.draw_augmentation(images[0], images[1:])
     for row in range(4):
         for column in range(3):
-            np.testing.assert_array_equal(tile(figure, row, column), pictures[row, column])
+            np.testing.assert_array_equal(tile(figure, row, column), images[row, column])
 
 
 @pytest.mark.parametrize("loss", nn.LOSSES)
-def test_curves_are_of_the_run_that_train_makes(few: dict[str, train.Pictures], loss: str) -> None:
-    settings = train.parse_settings([*FLAGS, "--loss", loss, "--activation", "sigmoid", "--hold-out"])
-    about, functions = vars(settings), train.functions_of(vars(settings))
-    params, curves = plots.follow(settings)
-    (X, Y), state = few["train"], train.start(settings)[0]
-    parts = {"training": (X[:200], Y[:200]), "held-out": (X[200:], Y[200:])}
-    for epoch, state in enumerate(train.run(settings, state, *parts["training"])):
-        for name, (x, y) in parts.items():
-            value, accuracy = curves[name][epoch]
-            cache = nn.forward_propagation(state["params"], x / 255, *functions)
-            assert value == pytest.approx(functions[1].value(cache["Z2"], y), rel=1e-5)
-            assert accuracy == pytest.approx(1 - train.count_errors(state["params"], about, (x, y)) / len(y))
-    assert epoch == 1 and len(curves["training"]) == len(curves["held-out"]) == 2
+def test_curves_are_of_the_run_that_train_makes(few: dict[str, Dataset], loss: str) -> None:
+    config = train.parse_config([*FLAGS, "--loss", loss, "--activation", "sigmoid", "--label-smoothing", "0.1"])
+    params, curves = plots.follow(config)
+    (X, Y), begun = few["train"], train.start(config)
+    sets, state = {"training": (X[:200], Y[:200]), "validation": (X[200:], Y[200:])}, cast(nn.State, begun["state"])
+    for epoch in (1, 2):
+        state = train.train_epoch(config, sets["training"], state, epoch)
+        for name, (x, y) in sets.items():
+            value, accuracy = curves[name][epoch - 1]
+            Z = nn.forward_propagation(state["params"], x / 255, nn.ACTIVATIONS["sigmoid"])["Z2"]
+            expected, _ = nn.LOSSES[loss](Z, 0.9 * np.eye(10)[y] + 0.01)
+            assert value == pytest.approx(expected, rel=1e-5)
+            assert accuracy == train.measure(state["params"], "sigmoid", (x, y))
+    assert len(curves["training"]) == len(curves["validation"]) == 2
     for k in params:
         np.testing.assert_array_equal(params[k], state["params"][k])
 
 
-def test_run_is_drawn_from_the_test_pictures(few: dict[str, train.Pictures]) -> None:
-    settings = train.parse_settings([*FLAGS, "--hold-out"])
-    errors = train.count_errors(plots.follow(settings)[0], vars(settings), few["test"])
-    figures = plots.draw_run(settings)
+def test_run_is_drawn_from_the_test_images(few: dict[str, Dataset]) -> None:
+    config = train.parse_config(FLAGS)
+    accuracy = train.measure(plots.follow(config)[0], config.activation, few["test"])
+    errors, figures = round(200 * (1 - accuracy)), plots.draw_run(config)
     assert 0 < errors < 200
-    assert figures["confusion"].axes[0].get_title("left") == f"{errors} errors in 200 test pictures"
+    assert figures["confusion"].axes[0].get_title("left") == f"Confusion matrix: {errors} errors in 200 test images"
     for k in range(10):  # the first of each class
-        np.testing.assert_array_equal(tile(figures["deformed"], 0, k), few["test"][0][k])
-        assert all((tile(figures["deformed"], row, k) != few["test"][0][k]).any() for row in range(1, 5))
+        np.testing.assert_array_equal(tile(figures["augmentation"], 0, k), few["test"][0][k])
+        assert all((tile(figures["augmentation"], row, k) != few["test"][0][k]).any() for row in range(1, 5))
 
 
 @pytest.mark.parametrize("dataset", CLASSES)
 def test_command_writes_small_png_files(
-    few: dict[str, train.Pictures], dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    few: dict[str, Dataset],
+    dataset: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    plots.follow(train.parse_settings([*FLAGS, "--dataset", dataset, "--hold-out"]))
+    plots.follow(train.parse_config([*FLAGS, "--dataset", dataset]))
     lines = capsys.readouterr().out.splitlines()
     assert plots.main([*FLAGS, "--dataset", dataset]) == 0
-    names = ["curves", "confusion", "first-layer", "mistakes", *["deformed"] * (dataset == "mnist")]  # clothes are not
+    names = [
+        "curves",
+        "confusion",
+        "first-layer",
+        "mistakes",
+        *["augmentation"] * (dataset == "mnist"),
+    ]  # clothes are not
     paths = [Path("plots", dataset, f"{name}.png") for name in names]
     assert capsys.readouterr().out.splitlines() == [*lines, *map(str, paths)]
     for path in paths:
@@ -162,12 +180,14 @@ def test_command_writes_small_png_files(
         assert 5_000 < path.stat().st_size < 200_000  # noise is hard to pack
 
 
-@pytest.mark.parametrize("flags, message", [
-    ([], "make data DATASET=mnist"),
-    (["--layers", "784", "12"], "--layers must end with 10, the number of classes, got 12"),
-    (["--to", "file"], "file: File exists; check that folder, or name another with --to"),
-])
-def test_faults_are_told(
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ([], "make data DATASET=mnist"),
+        (["--to", "file"], "file: File exists; check that folder, or name another with --to"),
+    ],
+)
+def test_errors_are_told(
     flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("data.load.HOME", tmp_path)
@@ -187,7 +207,7 @@ def test_no_part_of_a_run_is_drawn(flag: str, capsys: pytest.CaptureFixture[str]
 
 
 def test_ctrl_c_stops_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupt(settings: train.Settings) -> dict[str, Figure]:
+    def interrupt(config: train.Config) -> dict[str, Figure]:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(plots, "draw_run", interrupt)

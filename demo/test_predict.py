@@ -1,4 +1,4 @@
-"""Tests of the command that reads pictures, with networks made by hand."""
+"""Tests of the command that reads images, with networks made by hand."""
 
 from pathlib import Path
 
@@ -8,43 +8,54 @@ from PIL import Image, ImageDraw
 
 import nn
 from data.load import CLASSES
-from demo.predict import describe, draw, load_network, main, predict
+from data.weights import save_weights
+from demo.predict import PROBABILITIES, describe, draw, load_network, main, predict
 
 
-def keep(path: Path, dataset: str, answer: int, inputs: int = 784) -> Path:
-    """Weights of one layer that answer the same whatever they see, with probability e^3 / (e^3 + 9)."""
+def keep(path: Path, params: nn.Params, **changes: object) -> Path:
+    """Saves weights that read digits, but for the changes."""
+    layers = [len(params["W1"]), *(len(b) for name, b in params.items() if name[0] == "b")]
+    names = {"activation": "relu", "loss": "cross_entropy", "dataset": "mnist", "measured_on": "test"} | changes
+    classes = list(CLASSES.get(str(names["dataset"]), "0123456789"))[: layers[-1]]
+    save_weights(path, {"params": params, "layers": layers, "classes": classes, "accuracy": 0.5, **names})
+    return path
+
+
+def constant(answer: int, inputs: int = 784) -> nn.Params:
+    """One layer that answers the same whatever it sees, with probability e^3 / (e^3 + 9)."""
     bias = np.zeros(10, np.float32)
     bias[answer] = 3
-    params: nn.Params = {"W1": np.zeros((inputs, 10), np.float32), "b1": bias}
-    about: dict[str, object] = {"dataset": dataset, "layers": [inputs, 10], "activation": "relu",
-                                "loss": "cross_entropy", "classes": list(CLASSES.get(dataset, "0123456789"))}
-    nn.save_params(path, params, about)
-    return path
+    return {"W1": np.zeros((inputs, 10), np.float32), "b1": bias}
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, with a picture of a 1, and weights for digits and for clothes."""
+    """The working directory, with an image of a 1, and weights for digits and for clothes."""
     monkeypatch.chdir(tmp_path)
     sheet = Image.new("L", (200, 200), 255)
     ImageDraw.Draw(sheet).line((110, 30, 90, 170), fill=0, width=12)
     sheet.save("one.png")
-    Path("weights").mkdir()
-    keep(Path("weights/mnist.pkl"), "mnist", 1)
-    keep(Path("weights/fashion-mnist.pkl"), "fashion-mnist", 9)
+    keep(Path("weights/mnist.pkl"), constant(1))
+    keep(Path("weights/fashion-mnist.pkl"), constant(9), dataset="fashion-mnist")
     return tmp_path
 
 
-def test_predict_gives_the_softmax_of_the_last_layer() -> None:
+def test_probabilities_are_softmax_or_sigmoids_shared_out(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     W, b = rng.normal(size=(784, 10)) / 28, rng.normal(size=10)
-    picture = rng.integers(0, 256, 784, np.uint8)
-    Z = [sum(int(v) / 255 * W[i, k] for i, v in enumerate(picture)) + b[k] for k in range(10)]
-    about = {"activation": "relu", "loss": "cross_entropy"}
-    assert predict({"W1": W, "b1": b}, about, picture) == pytest.approx(np.exp(Z) / np.exp(Z).sum(), rel=1e-5)
+    image = rng.integers(0, 256, 784, np.uint8)
+    Z = np.array([sum(int(v) / 255 * W[i, k] for i, v in enumerate(image)) + b[k] for k in range(10)])
+    for loss, outputs in (("cross_entropy", np.exp(Z)), ("mean_squared_error", 1 / (1 + np.exp(-Z)))):
+        weights = load_network(keep(tmp_path / "w.pkl", {"W1": W, "b1": b}, loss=loss))
+        assert predict(weights, image) == pytest.approx(outputs / outputs.sum(), rel=1e-5)
 
 
-def test_picture_answer_and_probabilities_are_printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("loss", PROBABILITIES)
+def test_outputs_that_are_all_0_are_probabilities_still(loss: str) -> None:
+    np.testing.assert_allclose(PROBABILITIES[loss](np.full((1, 4), -1e4, np.float32)), 0.25)
+
+
+def test_image_answer_and_probabilities_are_printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["one.png"]) == 0
     name, *lines = capsys.readouterr().out.splitlines()
     assert name == "one.png" and lines[28] == "1"
@@ -60,13 +71,13 @@ def test_clothes_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_what_cannot_be_read_is_told_and_the_rest_is_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("notes.txt").write_text("no picture")
+    Path("notes.txt").write_text("no image")
     Image.new("L", (300, 300), 255).save("empty.png")
     assert main(["absent.png", "notes.txt", "empty.png", ".", "one.png"]) == 1
     out, err = capsys.readouterr()
     assert out.startswith("one.png\n")
     assert [line.split(":")[0] for line in err.splitlines()] == ["absent.png", "notes.txt", "empty.png", "."]
-    assert "No such file" in err and "not a picture" in err and "no ink" in err
+    assert "No such file" in err and "not an image" in err and "no ink" in err
 
 
 def test_without_weights_make_train_is_named(
@@ -79,7 +90,8 @@ def test_without_weights_make_train_is_named(
 
 
 def test_weights_of_something_else_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for path in (keep(folder / "letters.pkl", "letters", 0), keep(folder / "small.pkl", "mnist", 0, inputs=64)):
+    letters, small = keep(folder / "letters.pkl", constant(0), dataset="letters"), constant(0, inputs=64)
+    for path in (letters, keep(folder / "small.pkl", small)):
         with pytest.raises(ValueError, match=f"{path.name} reads"):
             load_network(path)
     Path("torn.pkl").write_bytes(b"\x80\x04")
@@ -87,12 +99,22 @@ def test_weights_of_something_else_are_refused(folder: Path, capsys: pytest.Capt
     assert "torn.pkl does not hold weights" in capsys.readouterr().err
 
 
+def test_weights_of_a_stranger_print_no_control_characters(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = keep(folder / "loud.pkl", constant(1), classes=[f"{k}\x1b[31m\n" for k in range(10)])
+    assert main(["one.png", "--weights", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) == 1 + 28 + 2 + 10 + 1 and "\n1[31m\n" in out and "\x1b" not in out
+    assert main(["one.png", "--weights", str(keep(path, constant(1), activation="\x1b[2J\nstep"))]) == 1
+    error = "needs activation [2Jstep and loss cross_entropy, which are not known here\n"
+    assert capsys.readouterr().err == f"predict: {path} {error}"
+
+
 def test_draw_has_a_line_for_each_row() -> None:
-    picture = np.zeros((28, 28), np.uint8)
-    picture[0, 0], picture[27, 2] = 255, 128
-    assert draw(picture.ravel()).split("\n") == ["@@", *26 * [""], "    ++"]
+    image = np.zeros((28, 28), np.uint8)
+    image[0, 0], image[27, 2] = 255, 128
+    assert draw(image.ravel()).split("\n") == ["@@", *26 * [""], "    ++"]
 
 
-def test_bars_stay_within_their_length() -> None:
-    """Without softmax the outputs are no probabilities."""
-    assert describe(np.array([-0.5, 1.5]), ["a", "b"]).splitlines() == ["b", "", "a -50.0%", f"b 150.0% {'#' * 40}"]
+def test_bars_are_as_long_as_their_probabilities() -> None:
+    lines = describe(np.array([0.25, 0.75]), ["a", "b"]).splitlines()
+    assert lines == ["b", "", f"a  25.0% {'#' * 10}", f"b  75.0% {'#' * 30}"]

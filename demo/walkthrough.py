@@ -2,7 +2,7 @@
 """
 # A guided tour: from one neuron to a network that reads
 
-Every step prints or draws what it made. Run the cells in order in a notebook program (Jupytext opens this file as a
+Every step prints or plots what it made. Run the cells in order in a notebook program (Jupytext opens this file as a
 notebook), or all of it as a script, which leaves its figures in `plots/walkthrough/`:
 
     python -m demo.walkthrough
@@ -16,14 +16,17 @@ The network is the one in `nn.py`. Nothing of it is written again here, so keep 
 import sys
 from pathlib import Path
 
-HERE = Path(globals().get("__file__", "notebook")).resolve()  # a notebook has no __file__
-sys.path.insert(0, str(next(folder for folder in HERE.parents if (folder / "nn.py").exists())))
+sys.path.insert(  # the folder of nn.py; a notebook has no __file__
+    0, str(next(f for f in Path(globals().get("__file__", "notebook")).resolve().parents if (f / "nn.py").exists()))
+)
 
 import numpy as np
 from matplotlib.figure import Figure
 
 import nn
-from data.load import CLASSES, load, scale_pixels
+from data.augment import Images, Strengths
+from data.batches import make_batches
+from data.load import CLASSES, load, load_sets, scale_pixels
 from demo import plots
 
 np.set_printoptions(precision=3, suppress=True)
@@ -42,9 +45,9 @@ def show(figure: Figure, name: str) -> Figure:
 # %% [markdown]
 # ## 1. One neuron, by hand
 #
-# One input x, one weight w, one bias b, one right answer y. The neuron guesses, and the loss L says how wrong it is:
+# One input x, one weight w, one bias b, one target t. The neuron answers z, and the loss L says how wrong that is:
 #
-#     z1 = x · w        z2 = z1 + b        z3 = y − z2        L = z3²
+#     z1 = x · w        z2 = z1 + b        z3 = t − z2        L = z3²
 #
 # How does L change when w changes a little? The chain rule multiplies the slopes of the steps, from the last back:
 #
@@ -56,13 +59,13 @@ def show(figure: Figure, name: str) -> Figure:
 # The two share their first factors. That is all that *backpropagation* means: go back once, and reuse what is known.
 
 # %%
-x, y = 2.0, 2.37
+x, t = 2.0, 2.37
 w, b = 0.5, 0.1
 
 
 def neuron(w: float, b: float) -> tuple[float, float]:
     """z3 and the loss L."""
-    z3 = y - (x * w + b)
+    z3 = t - (x * w + b)
     return z3, z3**2
 
 
@@ -81,8 +84,25 @@ print(f"z3 = {z3:.2f}   L = {L:.4f}   dL/db = {dL_db:.2f}   dL/dw = {dL_dw:.2f}"
 
 # %%
 h = 1e-4
-print(f"by nudging:  dL/db = {(neuron(w, b + h)[1] - neuron(w, b - h)[1]) / (2 * h):.2f}"
-      f"   dL/dw = {(neuron(w + h, b)[1] - neuron(w - h, b)[1]) / (2 * h):.2f}")
+by_b = (neuron(w, b + h)[1] - neuron(w, b - h)[1]) / (2 * h)
+by_w = (neuron(w + h, b)[1] - neuron(w - h, b)[1]) / (2 * h)
+print(f"by nudging:  dL/db = {by_b:.2f}   dL/dw = {by_w:.2f}")
+
+# %% [markdown]
+# `nn.py` does the same for any number of neurons. To it a loss is any function of the last layer's Z and the targets T
+# that tells two things: its value, and its gradient with respect to Z. Here is our L; with one sample of one neuron, Z
+# and T are (1, 1).
+
+
+# %%
+def squared_error(Z: nn.Array, T: nn.Array) -> tuple[np.floating, nn.Array]:
+    """L = z3² and dL/dZ = −2 · z3."""
+    return ((T - Z) ** 2).sum(), -2 * (T - Z)
+
+
+one_neuron = {"W1": np.array([[w]]), "b1": np.array([b])}
+value, grads = nn.loss_and_gradients(one_neuron, np.array([[x]]), np.array([[t]]), loss=squared_error)
+print(f"by nn.py:    dL/db = {grads['b1'][0]:.2f}   dL/dw = {grads['W1'][0, 0]:.2f}   L = {value:.4f}")
 
 # %% [markdown]
 # The gradient is negative: a larger w makes the loss smaller. **Gradient descent** steps against the gradient, by a
@@ -117,43 +137,48 @@ X = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
 Y = np.array([0, 1, 1, 0])
 
 tanh = nn.ACTIVATIONS["tanh"]
-loss = nn.LOSSES["cross_entropy"](tanh)
 params = nn.init_params([2, 3, 2], nn.INITS["xavier"], np.random.default_rng(seed=3), np.float64)
 for name, theta in params.items():
     print(f"{name} {theta.shape}\n{theta}")
 
 # %% [markdown]
 # `forward_propagation` returns every layer's result, since the way back will need them. Rows are samples: follow one
-# row through. The last activation, softmax, makes each row positive with the sum 1: read it as probabilities.
+# row through. The last Z are the *logits*, one number a class. Softmax makes each row positive with the sum 1: read it
+# as probabilities.
 
 # %%
-cache = nn.forward_propagation(params, X, tanh, loss)
-for name in ("A0", "A1", "Z2", "A2"):
-    print(f"{name} {cache[name].shape}\n{cache[name]}")
+cache = nn.forward_propagation(params, X, tanh)
+P = nn.softmax(cache["Z2"])
+for name, A in (cache | {"softmax(Z2)": P}).items():
+    print(f"{name} {A.shape}\n{A}")
 W1, b1 = params["W1"], params["b1"]
-print(f"by hand, row 3 and unit 0: tanh(1 · {W1[0, 0]:.3f} + 1 · {W1[1, 0]:.3f} + {b1[0]:.3f})"
-      f" = {np.tanh(W1[0, 0] + W1[1, 0] + b1[0]):.3f}, and A1[3, 0] = {cache['A1'][3, 0]:.3f}")
-print("sums of the rows of A2:", cache["A2"].sum(axis=1))
+print(f"by hand, row 3 and unit 0: Z1[3, 0] = 1 · {W1[0, 0]:.3f} + 1 · {W1[1, 0]:.3f} + {b1[0]:.3f}", end="")
+print(f" = {W1[0, 0] + W1[1, 0] + b1[0]:.3f}, and A1[3, 0] = tanh(Z1[3, 0]) = {np.tanh(cache['Z1'][3, 0]):.3f}")
+print("sums of the rows of softmax(Z2):", P.sum(axis=1))
 
 # %% [markdown]
 # ## 3. Loss: how wrong is it?
 #
+# The *targets* T are what the probabilities should be: `one_hot` writes 1 for the right answer of a row, 0 for others.
 # Cross-entropy looks at one number a row, the probability p given to the right answer, and takes −log p: 0 where
 # p = 1, 0.69 for a coin's p = ½, and ever more as p nears 0. The loss is the mean over the batch.
 
 # %%
-p = cache["A2"][np.arange(4), Y]
-value = float(loss.value(cache["Z2"], Y))
+T = nn.one_hot(Y, 2, dtype=np.float64)
+loss, dZ2 = nn.cross_entropy(cache["Z2"], T)
+p = P[np.arange(4), Y]
+print(f"T\n{T}")
 print("p of the right answer:", p)
 print("               −log p:", -np.log(p))
-print(f"their mean {-np.log(p).mean():.4f}, and loss.value: {value:.4f}")
+print(f"their mean {-np.log(p).mean():.4f}, and cross_entropy: {loss:.4f}")
 
 # %% [markdown]
 # ## 4. Backward: who is to blame?
 #
-# The same chain rule as in part 1, now with matrices, from the last layer to the first:
+# The same chain rule as in part 1, now with matrices, from the last layer to the first. The loss has already told its
+# gradient with respect to the logits; `backward_propagation` takes it from there:
 #
-#     dZ2 = (A2 − one_hot(Y)) / N        what was answered, less what is right
+#     dZ2 = (softmax(Z2) − T) / N        what was answered, less what is right
 #     dW2 = A1.T @ dZ2                   db2 = the sum of dZ2's rows
 #     dZ1 = (dZ2 @ W2.T) * f'(Z1)        the blame is handed back through the weights
 #     dW1 = A0.T @ dZ1                   db1 = the sum of dZ1's rows
@@ -161,29 +186,25 @@ print(f"their mean {-np.log(p).mean():.4f}, and loss.value: {value:.4f}")
 # Each gradient has the shape of its parameter, as each weight wants its own answer: up or down, and how strongly?
 
 # %%
-print("dZ2 = (A2 − one_hot(Y)) / N\n", loss.gradient(cache["A2"], Y), sep="")
-grads = nn.backward_propagation(params, cache, Y, tanh, loss)
+print(f"dZ2 from cross_entropy\n{dZ2}\n(softmax(Z2) − T) / 4\n{(P - T) / 4}")
+grads = nn.backward_propagation(params, cache, dZ2, tanh)
 for name, gradient in grads.items():
     print(f"d{name} {gradient.shape}\n{gradient}")
 
 # %% [markdown]
 # Is it right? Nudge one weight, W1[1, 1], by ±h. As h shrinks the two numbers agree in more and more digits, and then
 # in fewer, since two nearly equal losses differ only in the last of their 16 digits: small is good, too small is not.
+# From here on `loss_and_gradients` does parts 2 to 4 in one call.
 
 # %%
-def loss_at(params: nn.Params) -> float:
-    """The loss of all four rows."""
-    return float(loss.value(nn.forward_propagation(params, X, tanh, loss)["Z2"], Y))
-
-
 exact = float(grads["W1"][1, 1])
 print(f"backward_propagation   {exact:+.12f}")
 for h in (1e-1, 1e-3, 1e-5, 1e-7, 1e-9):
     nudge = np.zeros_like(params["W1"])
     nudge[1, 1] = h
     up, down = ({**params, "W1": params["W1"] + sign * nudge} for sign in (1, -1))
-    estimate = (loss_at(up) - loss_at(down)) / (2 * h)
-    print(f"nudged by h = {h:.0e}    {estimate:+.12f}   off by {abs(estimate - exact):.0e}")
+    rise = nn.loss_and_gradients(up, X, T, tanh)[0] - nn.loss_and_gradients(down, X, T, tanh)[0]
+    print(f"nudged by h = {h:.0e}    {rise / (2 * h):+.12f}   off by {abs(rise / (2 * h) - exact):.0e}")
 
 # %% [markdown]
 # ## 5. Update: a step, and its size
@@ -194,9 +215,10 @@ for h in (1e-1, 1e-3, 1e-5, 1e-7, 1e-9):
 # at where the loss stops falling and rises: the slope is only true nearby, and too large a step leaps over the valley.
 
 # %%
-print(f"loss before the step: {loss_at(params):.3f}")
+print(f"loss before the step: {loss:.3f}")
 for rate in (0.01, 0.1, 1.0, 10.0, 100.0):
-    print(f"after one step of η = {rate:6g}: {loss_at(nn.update_params(params, grads, rate)):.3f}")
+    moved = nn.update_params(params, grads, rate)
+    print(f"after one step of η = {rate:6g}: {nn.loss_and_gradients(moved, X, T, tanh)[0]:.3f}")
 
 # %% [markdown]
 # Forward, backward, update, again and again: that is training, all of it. The colours show what the network answers
@@ -204,17 +226,16 @@ for rate in (0.01, 0.1, 1.0, 10.0, 100.0):
 
 # %%
 losses = []
-for step in range(300):
-    cache = nn.forward_propagation(params, X, tanh, loss)
-    grads = nn.backward_propagation(params, cache, Y, tanh, loss)
+for _ in range(300):
+    value, grads = nn.loss_and_gradients(params, X, T, tanh)
     params = nn.update_params(params, grads, learning_rate=0.5)
-    losses.append(float(loss.value(cache["Z2"], Y)))
+    losses.append(value)
 print(f"loss: {losses[0]:.3f} at first, {losses[100]:.3f} after 100 steps, {losses[-1]:.3f} at last")
-print("answers:", nn.make_predictions(params, X, tanh, loss), "  right:", Y)
+print("answers:", nn.make_predictions(params, X, tanh), "  right:", Y)
 
 side = np.linspace(-0.5, 1.5, 120)
 plane = np.array([[u, v] for v in side for u in side])
-yes = nn.forward_propagation(params, plane, tanh, loss)["A2"][:, 1].reshape(120, 120)
+yes = nn.softmax(nn.forward_propagation(params, plane, tanh)["Z2"])[:, 1].reshape(120, 120)
 figure = Figure(figsize=(8, 3.2))
 left, right = figure.subplots(1, 2, width_ratios=[1.4, 1])
 left.plot(losses, color=plots.BLUE)
@@ -225,99 +246,111 @@ right.set(title="Are the two different? Red: yes", xticks=(0, 1), yticks=(0, 1))
 show(figure, "2-xor")
 
 # %% [markdown]
-# ## 6. Pictures
+# ## 6. Images
 #
-# From two inputs to 784: a picture of 28 × 28 grey levels, written as one row. The labels are 0 to 9. The last 10,000
-# training pictures are held out: the network never learns from them, so they tell how it reads what it has not seen.
+# From two inputs to 784: an image of 28 × 28 grey levels, written as one row. The labels are 0 to 9. The last 10,000
+# training images are the *validation set*: the network never learns from them, so they tell how it reads what it has
+# not seen.
 
 # %%
 try:
-    (pictures, labels), (X_test, Y_test) = load("mnist", "train"), load("mnist", "test")
+    (X_train, Y_train), (X_val, Y_val) = load_sets("mnist", validation=True)
+    X_test, Y_test = load("mnist", "test")
 except (OSError, ValueError) as error:
     sys.exit(f"walkthrough: {error}")
-X_train, Y_train, X_held, Y_held = pictures[:-10_000], labels[:-10_000], pictures[-10_000:], labels[-10_000:]
-print("training", X_train.shape, X_train.dtype, "  held out", X_held.shape, "  test", X_test.shape)
+print("training", X_train.shape, X_train.dtype, "  validation", X_val.shape, "  test", X_test.shape)
 title = f"The first 48; the labels of the first row are {' '.join(map(str, Y_train[:12]))}"
-show(plots.draw_gallery(X_train[:48].reshape(4, 12, 784), title), "3-pictures")
+show(plots.draw_gallery(X_train[:48].reshape(4, 12, 784), title), "3-images")
 
 # %% [markdown]
 # An untrained network knows nothing: expect a loss of about log 10 = 2.3, and one right answer in ten.
 
 # %%
 relu, adam = nn.ACTIVATIONS["relu"], nn.OPTIMIZERS["adam"]
-loss = nn.LOSSES["cross_entropy"](relu)
-rng = np.random.default_rng(seed=0)
-params = nn.init_params([784, 64, 10], nn.INITS["he"], rng)
+params = nn.init_params([784, 64, 10], nn.INITS["he"], np.random.default_rng(seed=0))
 
 
-def measure(params: nn.Params, X: plots.Pictures, Y: nn.Labels) -> tuple[float, float]:
-    """The loss, and the accuracy in 0..1, on pictures X with labels Y."""
-    Z = plots.read(params, X, relu, loss)
-    return float(loss.value(Z, Y)), nn.get_accuracy(nn.get_predictions(Z), Y)
+def measure(params: nn.Params, X: Images, Y: nn.Labels) -> tuple[float, float]:
+    """The loss, and the accuracy in 0..1, on images X with labels Y."""
+    Z = plots.read(params, X, relu)
+    loss, _ = nn.cross_entropy(Z, nn.one_hot(Y, 10))
+    return float(loss), nn.get_accuracy(nn.get_predictions(Z), Y)
 
 
 print("parameters:", sum(theta.size for theta in params.values()))
-print("untrained: loss {:.2f}, accuracy {:.1%}".format(*measure(params, X_held, Y_held)))
+print("untrained: loss {:.2f}, accuracy {:.1%}".format(*measure(params, X_val, Y_val)))
 
 # %% [markdown]
 # ## 7. Training
 #
-# `gradient_descent` is the loop of part 5 with three changes. Each step looks at 128 pictures only, a *mini-batch*: a
-# rougher gradient, but 391 steps for the price of one. **Adam** gives each weight a step of its own size. And it yields
-# the state after each epoch, one pass over the pictures, so that we can look. Watch where the two curves part: from
-# there on the network learns the training pictures more than it learns to read.
+# `gradient_descent` is the loop of part 5 with three changes. Each step looks at a batch of 128 images only: a rougher
+# gradient, but 391 steps for the price of one. **Adam** gives each weight a step of its own size. And everything it
+# uses is handed in: the batches by an iterator, which here shuffles the images anew each epoch and could augment them;
+# the gradients by a function, which here first scales the pixels to 0..1. After each step it yields the state, which
+# is all that the next one needs. Watch where the two curves part: from there on the network learns the training
+# images more than it learns to read.
+
 
 # %%
-curves: dict[str, list[tuple[float, float]]] = {"training": [], "held-out": []}
-for state in nn.gradient_descent(
-    nn.init_state(params, adam, rng), X_train, Y_train, relu, loss, adam, learning_rate=lambda step: 0.002,
-    batch_size=128, epochs=5, prepare=lambda batch, chance: scale_pixels(batch),
-):
+def gradients(params: nn.Params, X: nn.Samples, T: nn.Array) -> tuple[float, nn.Params]:
+    """Of a batch as it is stored, with pixels in 0..255."""
+    return nn.loss_and_gradients(params, scale_pixels(X), T, relu, nn.cross_entropy)
+
+
+T_train = nn.one_hot(Y_train, 10)
+curves: dict[str, list[tuple[float, float]]] = {"training": [], "validation": []}
+state = nn.init_state(params, adam)
+for epoch in range(1, 6):
+    batches = make_batches(X_train, T_train, 128, np.random.default_rng([0, epoch]), Strengths())
+    losses = []
+    for state in nn.gradient_descent(state, batches, adam, lambda step: 0.002, gradients):
+        losses.append(state["loss"])
     curves["training"].append(measure(state["params"], X_train[:10_000], Y_train[:10_000]))
-    curves["held-out"].append(measure(state["params"], X_held, Y_held))
-    print(f"epoch {state['epoch']}  step {state['step']:4}  loss {state['loss']:.3f}"
-          f"  held-out accuracy {curves['held-out'][-1][1]:.2%}")
+    curves["validation"].append(measure(state["params"], X_val, Y_val))
+    accuracy = curves["validation"][-1][1]
+    print(f"epoch {epoch}  step {state['step']:4}  loss {np.mean(losses):.3f}  validation accuracy {accuracy:.2%}")
 params = state["params"]
 show(plots.draw_curves(curves), "4-curves")
 
 # %% [markdown]
 # ## 8. What has it learned?
 #
-# First one picture, forward through the trained network, as in part 2.
+# First one image, forward through the trained network, as in part 2.
 
 # %%
-A = nn.forward_propagation(params, scale_pixels(X_test[:1]), relu, loss)["A2"][0]
-for digit, probability in enumerate(A):
+P = nn.softmax(plots.read(params, X_test[:1], relu))
+for digit, probability in enumerate(P[0]):
     print(f"{digit}  {probability:8.4%}  {'█' * round(40 * probability)}")
 print("the label says", Y_test[0])
 
 # %% [markdown]
-# A hidden unit has 784 weights, one a pixel, so they can be drawn as a picture of what it looks for. Find strokes and
-# their edges. The speckle in the corners is still the random start: no picture has ink there, so its gradient was
+# A hidden unit has 784 weights, one a pixel, so they can be shown as an image of what it looks for. Find strokes and
+# their edges. The speckle in the corners is still the random start: no image has ink there, so its gradient was
 # always 0.
 
 # %%
 show(plots.draw_first_layer(params["W1"]), "5-first-layer")
 
 # %% [markdown]
-# Now the test pictures, once: they have chosen nothing, neither the rate nor the number of epochs, so this number is
-# honest. And the mistakes: in which would you have hesitated, and where does the network have no excuse?
+# Now the test set, once: it has chosen nothing, neither the rate nor the number of epochs, so this number is honest.
+# And the mistakes: in which would you have hesitated, and where does the network have no excuse?
 
 # %%
-A = loss.output(plots.read(params, X_test, relu, loss))
-print(f"test accuracy {nn.get_accuracy(nn.get_predictions(A), Y_test):.2%}")
-rows = plots.find_mistakes(A, Y_test, 9)
-show(plots.draw_mistakes(X_test[rows], Y_test[rows], A[rows], CLASSES["mnist"]), "6-mistakes")
+P = nn.softmax(plots.read(params, X_test, relu))
+print(f"test accuracy {nn.get_accuracy(nn.get_predictions(P), Y_test):.2%}")
+rows = plots.find_mistakes(P, Y_test, 9)
+show(plots.draw_mistakes(X_test[rows], Y_test[rows], P[rows], CLASSES["mnist"]), "6-mistakes")
 
 # %% [markdown]
 # ## Things to try
 #
 # - Part 1: one learning rate reaches the bottom in a single step. Which, and where does twice that rate lead?
 # - Part 2: two hidden units, `[2, 2, 2]`. Seed 2 learns all four, seed 3 stays at a loss of 0.36. Which rows fail?
-# - Part 2: no hidden layer, `[2, 2]`; `A2` and `Z2` are then `A1` and `Z1`. The loss ends at 0.69. Why there?
+# - Part 2: no hidden layer, `[2, 2]`; the logits are then `Z1`. The loss ends at 0.69. Why there?
 # - Part 6: an init that is all 0, `lambda rng, m, n: np.zeros((m, n))`. Only `b2` ever learns. Why?
 # - Part 7: `nn.OPTIMIZERS["sgd"]` for Adam, with rates of 0.002 and of 0.2. What does Adam spare you?
-# - Part 8: shift the picture by three pixels (`np.roll`), or dim it by half. What does the network hold on to?
+# - Part 7: `Strengths(rotation=10, shift=1)` for the augmentation. Where do the two curves part now?
+# - Part 8: shift the image by three pixels (`np.roll`), or dim it by half. What does the network hold on to?
 # - All of it: `"fashion-mnist"` for `"mnist"`. Which clothes does it confuse, and would you?
 #
 # Then at full size: `make train`, its figures with `make plots`, and your own handwriting with `make demo`.
