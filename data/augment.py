@@ -45,6 +45,8 @@ def parse_strengths(text: str) -> dict[str, float]:
     if not values.keys() <= set(Strengths._fields) or not all(0 <= value < math.inf for value in values.values()):
         known = ", ".join(Strengths._fields)
         raise ArgumentTypeError(f"must give numbers of 0 or more to some of {known}, got {text!r}")
+    if values.get("smoothness", 4.0) < 4:
+        raise ArgumentTypeError(f"smoothness must be 4 or more, got {text!r}")
     return values
 
 
