@@ -21,111 +21,21 @@ Stroke = list[tuple[float, float]]  # points in [0, 1], from the upper left of t
 Launch = Callable[..., tuple[subprocess.Popen[str], str]]  # flags of the command
 Visit = Callable[..., Page]  # url, width, scheme, touch
 
+WRITTEN = {  # points x,y in hundredths of the sheet's side; a slash lifts the pen
+    "0": "53,18 41,23 33,38 31,55 36,72 47,82 60,78 68,63 69,45 64,28 53,18",
+    "1": "42,31 53,18 51,50 50,83",
+    "2": "32,34 37,23 49,17 62,22 66,35 58,52 44,68 31,81 48,79 71,81",
+    "3": "33,25 44,18 57,18 66,27 63,39 53,47 44,49 56,50 67,58 68,71 58,81 44,83 31,76",
+    "4": "39,18 34,36 28,54 48,54 73,52 / 62,25 60,52 58,84",
+    "5": "37,20 35,45 47,42 60,46 67,59 63,73 50,82 33,79 / 37,20 67,19",
+    "6": "60,17 46,30 37,47 34,64 39,78 51,83 63,76 66,64 57,55 45,57 37,67",
+    "7": "30,22 50,21 71,21 60,44 52,63 46,83",
+    "8": "63,28 53,18 40,21 37,32 45,43 57,53 65,66 60,79 47,83 36,75 37,62 48,51 60,40 64,29",
+    "9": "64,30 54,19 41,23 35,35 40,47 53,49 62,41 65,28 64,50 60,68 55,84",
+}
 DIGITS: dict[str, list[Stroke]] = {
-    "0": [
-        [
-            (0.53, 0.18),
-            (0.41, 0.23),
-            (0.33, 0.38),
-            (0.31, 0.55),
-            (0.36, 0.72),
-            (0.47, 0.82),
-            (0.6, 0.78),
-            (0.68, 0.63),
-            (0.69, 0.45),
-            (0.64, 0.28),
-            (0.53, 0.18),
-        ]
-    ],
-    "1": [[(0.42, 0.31), (0.53, 0.18), (0.51, 0.5), (0.5, 0.83)]],
-    "2": [
-        [
-            (0.32, 0.34),
-            (0.37, 0.23),
-            (0.49, 0.17),
-            (0.62, 0.22),
-            (0.66, 0.35),
-            (0.58, 0.52),
-            (0.44, 0.68),
-            (0.31, 0.81),
-            (0.48, 0.79),
-            (0.71, 0.81),
-        ]
-    ],
-    "3": [
-        [
-            (0.33, 0.25),
-            (0.44, 0.18),
-            (0.57, 0.18),
-            (0.66, 0.27),
-            (0.63, 0.39),
-            (0.53, 0.47),
-            (0.44, 0.49),
-            (0.56, 0.5),
-            (0.67, 0.58),
-            (0.68, 0.71),
-            (0.58, 0.81),
-            (0.44, 0.83),
-            (0.31, 0.76),
-        ]
-    ],
-    "4": [
-        [(0.39, 0.18), (0.34, 0.36), (0.28, 0.54), (0.48, 0.54), (0.73, 0.52)],
-        [(0.62, 0.25), (0.6, 0.52), (0.58, 0.84)],
-    ],
-    "5": [
-        [(0.37, 0.2), (0.35, 0.45), (0.47, 0.42), (0.6, 0.46), (0.67, 0.59), (0.63, 0.73), (0.5, 0.82), (0.33, 0.79)],
-        [(0.37, 0.2), (0.67, 0.19)],
-    ],
-    "6": [
-        [
-            (0.6, 0.17),
-            (0.46, 0.3),
-            (0.37, 0.47),
-            (0.34, 0.64),
-            (0.39, 0.78),
-            (0.51, 0.83),
-            (0.63, 0.76),
-            (0.66, 0.64),
-            (0.57, 0.55),
-            (0.45, 0.57),
-            (0.37, 0.67),
-        ]
-    ],
-    "7": [[(0.3, 0.22), (0.5, 0.21), (0.71, 0.21), (0.6, 0.44), (0.52, 0.63), (0.46, 0.83)]],
-    "8": [
-        [
-            (0.63, 0.28),
-            (0.53, 0.18),
-            (0.4, 0.21),
-            (0.37, 0.32),
-            (0.45, 0.43),
-            (0.57, 0.53),
-            (0.65, 0.66),
-            (0.6, 0.79),
-            (0.47, 0.83),
-            (0.36, 0.75),
-            (0.37, 0.62),
-            (0.48, 0.51),
-            (0.6, 0.4),
-            (0.64, 0.29),
-        ]
-    ],
-    "9": [
-        [
-            (0.64, 0.3),
-            (0.54, 0.19),
-            (0.41, 0.23),
-            (0.35, 0.35),
-            (0.4, 0.47),
-            (0.53, 0.49),
-            (0.62, 0.41),
-            (0.65, 0.28),
-            (0.64, 0.5),
-            (0.6, 0.68),
-            (0.55, 0.84),
-        ]
-    ],
+    digit: [[(int(x) / 100, int(y) / 100) for x, y in re.findall(r"(\d+),(\d+)", stroke)] for stroke in text.split("/")]
+    for digit, text in WRITTEN.items()
 }
 
 
@@ -135,9 +45,8 @@ def browser() -> Iterator[Browser]:
     if not chromium and "CI_BROWSER" not in os.environ:
         pytest.skip("there is no chromium; apt-get install chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
         yield browser
         browser.close()
 
@@ -180,9 +89,8 @@ def visit(browser: Browser) -> Iterator[Visit]:
     homes: set[str] = set()
 
     def visit(url: str, width: int = 1440, scheme: Literal["light", "dark"] = "light", touch: bool = False) -> Page:
-        context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=scheme, has_touch=touch, is_mobile=touch
-        )
+        size, sort = {"width": width, "height": 900}, {"has_touch": touch, "is_mobile": touch}
+        context = browser.new_context(viewport=size, color_scheme=scheme, **sort)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
@@ -379,40 +287,40 @@ def test_it_fits_and_can_be_read(url: str, visit: Visit, shots: Path, width: int
         assert (bright + 0.05) / (dark + 0.05) >= 4.5, (text, ground)
 
 
+GIVE = """([bytes, event]) => {
+    const transfer = new DataTransfer();
+    transfer.items.add(new File([new Uint8Array(bytes)], "digit.png", {type: "image/png"}));
+    dispatchEvent(event === "drop" ? new DragEvent(event, {dataTransfer: transfer})
+        : new ClipboardEvent(event, {clipboardData: transfer}));
+}"""
+
+
 def test_an_image_is_opened(url: str, visit: Visit, shots: Path) -> None:
     page = visit(url)
     page.set_input_files("#file", {"name": "two.png", "mimeType": "image/png", "buffer": make_file("2")})
     expect(page.locator("#name")).to_have_text("2")
     page.screenshot(path=shots / "opened.png")
-    page.evaluate(
-        """bytes => {
-        const transfer = new DataTransfer();
-        transfer.items.add(new File([new Uint8Array(bytes)], "three.png", {type: "image/png"}));
-        dispatchEvent(new DragEvent("drop", {dataTransfer: transfer}));
-    }""",
-        list(make_file("3")),
-    )
-    expect(page.locator("#name")).to_have_text("3")
-    page.evaluate(
-        """bytes => {
-        const transfer = new DataTransfer();
-        transfer.items.add(new File([new Uint8Array(bytes)], "seven.png", {type: "image/png"}));
-        dispatchEvent(new ClipboardEvent("paste", {clipboardData: transfer}));
-    }""",
-        list(make_file("7")),
-    )
-    expect(page.locator("#name")).to_have_text("7")
+    for digit, event in (("3", "drop"), ("7", "paste")):
+        page.evaluate(GIVE, [list(make_file(digit)), event])
+        expect(page.locator("#name")).to_have_text(digit)
     page.set_input_files("#file", {"name": "notes.png", "mimeType": "image/png", "buffer": b"not an image"})
     expect(page.locator("#status")).to_have_text("notes.png is not an image that this browser can show.")
     draw(page, DIGITS["1"])  # takes the place of the image
     assert page.inner_text("#name") == "1"
 
 
+@pytest.mark.parametrize("measured_on", ["test", "validation"])
+def test_the_accuracy_is_of_the_set_it_was_measured_on(
+    measured_on: str, tmp_path: Path, launch: Launch, visit: Visit
+) -> None:
+    _, url = launch("--port", 0, "--weights", keep_random(tmp_path / "w.pkl", LAYERS, measured_on=measured_on))
+    told = f"784 – 12 – 6 – 10 units · relu · reads 50.0 % of the {measured_on} set right"
+    expect(visit(url).locator("#network")).to_have_text(told)
+
+
 def test_clothes_are_called_by_their_names(tmp_path: Path, launch: Launch, visit: Visit, shots: Path) -> None:
     _, url = launch("--port", 0, "--weights", keep_random(tmp_path / "w.pkl", LAYERS, dataset="fashion-mnist"))
     page = visit(url, 375)
-    told = "784 – 12 – 6 – 10 units · relu · reads 50.0 % of the test set right"
-    expect(page.locator("#network")).to_have_text(told)
     names = page.locator("#bars li span:first-child").all_inner_texts()
     assert names[0] == "T-shirt/top" and names[9] == "Ankle boot"
     page.set_input_files("#file", {"name": "bag.png", "mimeType": "image/png", "buffer": make_file()})
