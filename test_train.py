@@ -29,12 +29,12 @@ from data.weights import load_tree, load_weights, save_tree, save_weights
 
 pytestmark = pytest.mark.filterwarnings("error")  # an overflow is a failure
 each = pytest.mark.parametrize
-T = TypeVar("T")
+Result = TypeVar("Result")
 Command = Callable[..., tuple[int, str, str]]
 WEIGHTS, CHECKPOINT = Path("weights/mnist.pkl"), Path("weights/mnist.checkpoint.pkl")
 SMALL = "--layers 784 8 10 --batch-size 16 --epochs 3 --learning-rate 0.002".split()
 TRAINING, VALIDATION, TEST = 60, 20, 40  # images
-AFTER = re.compile(r", \d+\.\d s$|   +\d+\.\d s   +\d+ s left$", re.MULTILINE)  # the times at the end of a line
+TIMES = re.compile(r", \d+\.\d s$|   +\d+\.\d s   +\d+ s left$", re.MULTILINE)  # at the end of a line
 
 
 def made_up(count: int) -> Dataset:
@@ -45,26 +45,29 @@ def made_up(count: int) -> Dataset:
     return images, labels
 
 
+def main(*flags: str) -> int | str | None:
+    """The exit status of the command."""
+    try:
+        return train.main([*SMALL, *flags])
+    except SystemExit as ended:
+        return ended.code
+
+
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs train.main in a folder of its own on made-up images: exit status, output, errors."""
+    """Runs the command in a folder of its own on made-up images: exit status, output, errors."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(data.load, "HOME", tmp_path / "data")
     monkeypatch.setattr(data.load, "VALIDATION", VALIDATION)
     for dataset, (split, count) in itertools.product(CLASSES, (("train", TRAINING), ("t10k", TEST))):
-        (images, labels), folder = made_up(count), tmp_path / "data" / dataset
-        folder.mkdir(parents=True, exist_ok=True)
-        header = struct.pack(">4I", 2051, count, 28, 28)
-        (folder / f"{split}-images-idx3-ubyte").write_bytes(header + images.tobytes())
-        header = struct.pack(">2I", 2049, count)
-        (folder / f"{split}-labels-idx1-ubyte").write_bytes(header + labels.astype(np.uint8).tobytes())
+        (images, labels), path = made_up(count), tmp_path / "data" / dataset / split
+        path.parent.mkdir(parents=True, exist_ok=True)
+        headers = struct.pack(">4I", 2051, count, 28, 28), struct.pack(">2I", 2049, count)
+        path.with_name(f"{split}-images-idx3-ubyte").write_bytes(headers[0] + images.tobytes())
+        path.with_name(f"{split}-labels-idx1-ubyte").write_bytes(headers[1] + labels.astype(np.uint8).tobytes())
 
     def run(*flags: str) -> tuple[int, str, str]:
-        try:
-            status: object = train.main([*SMALL, *flags])
-        except SystemExit as ended:
-            status = ended.code
-        said = capsys.readouterr()
+        status, said = main(*flags), capsys.readouterr()
         assert isinstance(status, int)
         return status, said.out, said.err
 
@@ -80,11 +83,6 @@ def failed(command: Command, message: str, *flags: str) -> None:
 def bits(params: nn.Params) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     """The dtype, shape and bytes of each array: equal where all is equal bit for bit."""
     return {k: (A.dtype.str, A.shape, A.tobytes()) for k, A in params.items()}
-
-
-def accuracy_of(params: nn.Params, activation: str, measured: Dataset) -> float:
-    X, Y = measured
-    return nn.get_accuracy(nn.make_predictions(params, scale_pixels(X), nn.ACTIVATIONS[activation]), Y)
 
 
 # What a run computes
@@ -107,46 +105,41 @@ class Run(NamedTuple):
     samples: int = TRAINING
     strengths: Strengths = STRENGTHS["mnist"]
     seed: int = 0
-    validation: bool = False
+    measured_on: str = "test"
     dataset: str = "mnist"
 
 
 def textbook(run: Run) -> Iterator[tuple[nn.Params, float]]:
     """A run in one loop: after each epoch the parameters, and the mean loss of its steps."""
-    X, Y = (A[: run.samples] for A in made_up(TRAINING))
-    _, update = nn.OPTIMIZERS[run.optimizer]
+    X, Y = made_up(TRAINING)
     params = nn.init_params(run.layers, nn.INITS[run.init], np.random.default_rng(run.seed))
-    zeros = {k: np.zeros_like(A) for k, A in params.items()}
-    moments: nn.Moments = {"m": zeros, "v": zeros}
-    step, steps = 0, run.epochs * math.ceil(len(X) / run.batch)
+    moments = {name: {k: np.zeros_like(A) for k, A in params.items()} for name in ("m", "v")}
+    step, steps = 0, math.ceil(run.samples / run.batch)
     for epoch in range(1, run.epochs + 1):
         rng, losses = np.random.default_rng([run.seed, epoch]), list[float]()
-        order = rng.permutation(len(X))
-        if run.batch == len(X):
+        order = rng.permutation(run.samples)
+        if run.batch == run.samples:
             order.sort()
-        for rows in (order[i : i + run.batch] for i in range(0, len(X), run.batch)):
-            x: Any = X[rows]
-            if any(run.strengths[:5]) or run.strengths.flip:
+        for i in range(0, run.samples, run.batch):
+            x, y = X[order[i : i + run.batch]], Y[order[i : i + run.batch]]
+            if run.strengths != Strengths():
                 x = augment(x, 2 * rng.random((len(x), NOISE), np.float32) - 1, run.strengths)
-            targets = nn.one_hot(Y[rows], 10, run.smoothing)
             functions = nn.ACTIVATIONS[run.activation], nn.LOSSES[run.loss]
-            loss, grads = nn.loss_and_gradients(params, scale_pixels(x), targets, *functions)
-            factor = 0.5 * (1 + math.cos(math.pi * (step / steps))) if run.schedule == "cosine" else 1.0
+            loss, grads = nn.loss_and_gradients(params, scale_pixels(x), nn.one_hot(y, 10, run.smoothing), *functions)
+            cosine = 0.5 * (1 + math.cos(math.pi * (step / (steps * run.epochs))))
             step += 1
-            updates, moments = update(grads, moments, step)
-            params = nn.update_params(params, updates, run.rate * factor, run.decay)
+            updates, moments = nn.OPTIMIZERS[run.optimizer][1](grads, moments, step)
+            rate = run.rate * (cosine if run.schedule == "cosine" else 1)
+            params = nn.update_params(params, updates, rate, run.decay)
             losses.append(loss)
-        yield params, sum(losses) / len(losses)
-
-
-FLIP = STRENGTHS["mnist"]._replace(shift=1, flip=1)
+        yield params, sum(losses) / steps
 
 
 @each(("flags", "run"), [
     ("", Run()),
     ("--seed 7", Run(seed=7)),
-    ("--seed 7 --augment none", Run(seed=7, strengths=Strengths())),
-    ("--augment shift=1,flip=1", Run(strengths=FLIP)),
+    ("--augment none", Run(strengths=Strengths())),
+    ("--augment shift=1,flip=1", Run(strengths=STRENGTHS["mnist"]._replace(shift=1, flip=1))),
     ("--weight-decay 0.5", Run(decay=0.5)),
     ("--label-smoothing 0.2", Run(smoothing=0.2)),
     ("--schedule constant", Run(schedule="constant")),
@@ -156,65 +149,57 @@ FLIP = STRENGTHS["mnist"]._replace(shift=1, flip=1)
     ("--batch-size 1 --epochs 1", Run(batch=1, epochs=1)),
     ("--batch-size 7 --optimizer sgd", Run(batch=7, optimizer="sgd")),
     ("--samples 41", Run(samples=41)),
-    ("--samples 41 --batch-size 0", Run(samples=41, batch=41)),
-    ("--validation", Run(samples=TRAINING - VALIDATION, validation=True)),
-    ("--validation --samples 30", Run(samples=30, validation=True)),
+    ("--validation", Run(samples=TRAINING - VALIDATION, measured_on="validation")),
+    ("--validation --samples 30 --batch-size 0", Run(samples=30, batch=30, measured_on="validation")),
     ("--optimizer momentum --weight-decay 0.1", Run(optimizer="momentum", decay=0.1)),
     ("--activation tanh", Run(activation="tanh", init="xavier")),
-    ("--activation sigmoid --loss mean_squared_error", Run(activation="sigmoid", init="lecun",
-                                                           loss="mean_squared_error")),
+    ("--activation sigmoid --loss mean_squared_error", Run((784, 8, 10), "sigmoid", "lecun", "mean_squared_error")),
     ("--activation gelu --init small", Run(activation="gelu", init="small")),
     ("--layers 784 10", Run(layers=(784, 10))),
     ("--dataset fashion-mnist", Run(dataset="fashion-mnist", strengths=Strengths())),
 ])  # fmt: skip
 def test_a_run_is_the_textbook_s_loop_bit_for_bit(command: Command, flags: str, run: Run) -> None:
     """Parameters, losses, accuracies, and what is kept beside them."""
-    status, out, err = command(*flags.split())
-    images, labels = made_up(TRAINING)
-    measured = (images[-VALIDATION:], labels[-VALIDATION:]) if run.validation else made_up(TEST)
+    X, Y = (A[-VALIDATION:] for A in made_up(TRAINING)) if run.measured_on == "validation" else made_up(TEST)
     lines, accuracy = list[str](), math.nan
     for epoch, (params, loss) in enumerate(textbook(run), start=1):
-        accuracy = accuracy_of(params, run.activation, measured)
-        shown = f"  validation {accuracy:.2%}" if run.validation else ""
+        accuracy = float(np.mean(nn.make_predictions(params, scale_pixels(X), nn.ACTIVATIONS[run.activation]) == Y))
+        shown = f"  validation {accuracy:.2%}" if run.measured_on == "validation" else ""
         lines.append(f"epoch   {epoch}/{run.epochs}  loss {loss:.4f}{shown}")
-    which, errors = "validation" if run.validation else "test", round((1 - accuracy) * len(measured[1]))
-    lines.append(f"{which} accuracy {accuracy:.2%} ({errors} errors in {len(measured[1])})")
-    assert (status, AFTER.sub("", out).splitlines(), err) == (0, lines, "")
-    path = Path(f"weights/{run.dataset}.pkl")
-    weights = load_weights(path)
+    lines.append(f"{run.measured_on} accuracy {accuracy:.2%} ({round((1 - accuracy) * len(Y))} errors in {len(Y)})")
+    status, out, err = command(*flags.split())
+    assert (status, TIMES.sub("", out).splitlines(), err) == (0, lines, "")
+    weights = load_weights(f"weights/{run.dataset}.pkl")
     assert bits(weights["params"]) == bits(params) and weights["params"]["W1"].dtype == np.float32
-    assert (weights["accuracy"], weights["measured_on"]) == (accuracy, which)
-    assert (weights["dataset"], weights["classes"]) == (run.dataset, list(CLASSES[run.dataset]))
-    assert (weights["activation"], weights["loss"]) == (run.activation, run.loss)
-    tree = load_tree(path)
+    expected = run.dataset, list(CLASSES[run.dataset]), run.activation, run.loss, accuracy, run.measured_on
+    assert (
+        tuple(weights[k] for k in ("dataset", "classes", "activation", "loss", "accuracy", "measured_on")) == expected
+    )
+    tree = load_tree(Path(f"weights/{run.dataset}.pkl"))
     assert (tree["seed"], tree["augment"]) == (run.seed, run.strengths._asdict())
 
 
 def test_training_ends_with_a_line_for_scripts_and_evaluating_agrees(command: Command) -> None:
-    status, out, err = command()
-    *epochs, last = out.splitlines()
-    assert (status, err, len(epochs)) == (0, "", 3)
-    for epoch, line in enumerate(epochs, start=1):
-        assert re.fullmatch(rf"epoch   {epoch}/3  loss \d\.\d{{4}}   +\d+\.\d s   +\d+ s left", line)
-    found = re.fullmatch(r"test accuracy (\d+\.\d\d)% \((\d+) errors in 40\), \d+\.\d s", last)
+    last = command()[1].splitlines()[-1]
+    found, before = (
+        re.fullmatch(r"test accuracy (\d+\.\d\d)% \((\d+) errors in 40\), \d+\.\d s", last),
+        WEIGHTS.read_bytes(),
+    )
     assert found and float(found[1]) == pytest.approx(100 - 2.5 * int(found[2])) and 0 < int(found[2]) < 40
-    before = WEIGHTS.read_bytes()
-    status, out, err = command("--evaluate")
-    assert (status, AFTER.sub("", out), err) == (0, AFTER.sub("", f"{last}\n"), "")
-    assert command("--evaluate", "--min-accuracy", f"{float(found[1]) / 100}")[0] == 0
+    status, out, err = command("--evaluate", "--min-accuracy", f"{float(found[1]) / 100}")
+    assert (status, TIMES.sub("", out), err) == (0, TIMES.sub("", f"{last}\n"), "")
     status, out, err = command("--evaluate", "--min-accuracy", "0.999")
-    assert status == 1 and AFTER.sub("", last) in out and "below --min-accuracy 0.999" in err
-    assert WEIGHTS.read_bytes() == before
-    images, labels = made_up(TRAINING)
-    accuracy = accuracy_of(load_weights(WEIGHTS)["params"], "relu", (images[-VALIDATION:], labels[-VALIDATION:]))
+    assert status == 1 and TIMES.sub("", last) in out and "below --min-accuracy 0.999" in err
+    weights, X, Y = load_weights(WEIGHTS), *made_up(TRAINING)
+    accuracy = train.measure(weights["params"], "relu", (X[-VALIDATION:], Y[-VALIDATION:]))
     assert command("--evaluate", "--validation")[1].startswith(f"validation accuracy {accuracy:.2%} (")
+    assert WEIGHTS.read_bytes() == before
     assert command("--min-accuracy", "0.999")[0] == 1 and WEIGHTS.exists()
 
 
 def test_accuracy_is_measured_on_every_image() -> None:
     """2,500 of them, more than are taken at once, and those at the end all misread."""
-    params = nn.init_params([784, 10], nn.INITS["small"], np.random.default_rng(0))
-    X = made_up(2500)[0]
+    params, X = nn.init_params([784, 10], nn.INITS["small"], np.random.default_rng(0)), made_up(2500)[0]
     Y = nn.make_predictions(params, scale_pixels(X)).astype(np.int64)
     Y[-100:] = (Y[-100:] + 1) % 10
     assert train.measure(params, "relu", (X, Y)) == 0.96
@@ -223,26 +208,14 @@ def test_accuracy_is_measured_on_every_image() -> None:
 # Micro-batches and ranks
 
 
-def gradients_of(config: train.Config, N: int) -> tuple[tuple[float, nn.Params], tuple[float, nn.Params]]:
-    """The loss and gradients of N images as make_gradients takes them, and those of all at once, in float64."""
-    params = nn.init_params([784, 8, 10], nn.INITS["he"], np.random.default_rng(0), np.float64)
-    (X, Y), activation, loss = made_up(N), nn.ACTIVATIONS[config.activation], nn.LOSSES[config.loss]
-    targets = nn.one_hot(Y, 10, 0.1)
-    whole = nn.loss_and_gradients(params, scale_pixels(X), targets, activation, loss)
-    return train.make_gradients(config)(params, X, targets), whole
-
-
 @each(("N", "flags", "sizes"), [
-    (10, "--batch-size 0 --activation tanh", [10, 4, 4, 2]),
-    (9, "--batch-size 5 --loss mean_squared_error", [9, 4, 4, 1]),
-    (8, "--batch-size 0", [8, 4, 4]),
-    (3, "--batch-size 0", [3, 3]),
-    (4, "--batch-size 4", [4, 4]),
+    (10, "--batch-size 0 --activation tanh", [4, 4, 2]), (9, "--batch-size 5 --loss mean_squared_error", [4, 4, 1]),
+    (8, "--batch-size 0", [4, 4]), (3, "--batch-size 0", [3]), (4, "--batch-size 4", [4]),
 ])  # fmt: skip
 def test_gradients_accumulated_over_micro_batches_are_those_of_the_batch(
     monkeypatch: pytest.MonkeyPatch, N: int, flags: str, sizes: list[int]
 ) -> None:
-    taken, function = list[int](), nn.loss_and_gradients
+    config, function, taken = train.parse_config(flags.split()), nn.loss_and_gradients, list[int]()
 
     def recording(
         params: nn.Params, X: nn.Samples, T: nn.Array, activation: nn.Activation, loss: nn.Loss
@@ -252,10 +225,11 @@ def test_gradients_accumulated_over_micro_batches_are_those_of_the_batch(
 
     monkeypatch.setattr(nn, "loss_and_gradients", recording)
     monkeypatch.setattr(train, "MICRO_BATCH", 4)
-    (loss, grads), (whole_loss, whole) = gradients_of(train.parse_config(flags.split()), N)
-    assert taken == sizes
-    assert loss == pytest.approx(whole_loss, rel=1e-12)
-    assert grads.keys() == whole.keys()
+    params = nn.init_params([784, 8, 10], nn.INITS["he"], np.random.default_rng(0), np.float64)
+    (X, Y), functions = made_up(N), (nn.ACTIVATIONS[config.activation], nn.LOSSES[config.loss])
+    loss, grads = train.make_gradients(config)(params, X, nn.one_hot(Y, 10))
+    whole_loss, whole = function(params, scale_pixels(X), nn.one_hot(Y, 10), *functions)
+    assert taken == sizes and loss == pytest.approx(whole_loss, rel=1e-12) and grads.keys() == whole.keys()
     for k in whole:
         np.testing.assert_allclose(grads[k], whole[k], rtol=1e-12, atol=1e-15)
 
@@ -265,24 +239,24 @@ class Together:
 
     def __init__(self, size: int) -> None:
         self.size, self.thread, self.barrier = size, threading.local(), threading.Barrier(size)
-        self.parts: list[object] = [None] * size
+        self.parts: list[Any] = [None] * size
         self.calls = [0] * size
 
     @property
     def rank(self) -> int:
         return int(self.thread.rank)
 
-    def run(self, work: Callable[[], T]) -> list[T]:
+    def run(self, work: Callable[[], Result]) -> list[Result]:
         """What work returns on each rank."""
 
-        def ranked(rank: int) -> T:
+        def ranked(rank: int) -> Result:
             self.thread.rank = rank
             return work()
 
         with ThreadPoolExecutor(self.size) as pool:
             return list(pool.map(ranked, range(self.size)))
 
-    def gather(self, part: object) -> list[object]:
+    def gather(self, part: object) -> list[Any]:
         self.parts[self.rank] = part
         self.barrier.wait(10)
         parts = list(self.parts)
@@ -295,35 +269,32 @@ class Together:
     def Allreduce(self, part: nn.Array, total: nn.Array) -> None:
         assert part.ndim == total.ndim == 1 and part.dtype == total.dtype
         self.calls[self.rank] += 1
-        total[:] = np.sum([np.asarray(one) for one in self.gather(part)], axis=0)
+        total[:] = sum(self.gather(part))
 
 
 @each(("ranks", "flags"), [
-    (1, "--batch-size 16"), (2, "--batch-size 16 --weight-decay 0.1"), (3, "--batch-size 16 --label-smoothing 0.1"),
-    (3, "--batch-size 0"), (7, "--batch-size 4 --seed 5"), (2, "--batch-size 1"),
+    (1, ""), (2, "--weight-decay 0.1"), (3, "--label-smoothing 0.1"), (3, "--batch-size 0"),
+    (7, "--batch-size 4 --seed 5"), (2, "--batch-size 1"),
 ])  # fmt: skip
 def test_ranks_take_the_steps_of_one_process(monkeypatch: pytest.MonkeyPatch, ranks: int, flags: str) -> None:
     """In float64; shards of unequal size, some of none; augmentation is on; one Allreduce a step."""
     config = train.parse_config([*SMALL, *flags.split()])
     params = nn.init_params([784, 8, 10], nn.INITS["he"], np.random.default_rng(1), np.float64)
-    state = nn.init_state(params, nn.OPTIMIZERS["adam"])
-    alone = train.train_epoch(config, made_up(23), state, 1)
-    comm: Any = Together(ranks)
+    state, comm, images = nn.init_state(params, nn.OPTIMIZERS["adam"]), Together(ranks), made_up(23)
+    alone = train.train_epoch(config, images, state, 1)
     monkeypatch.setattr(train, "MICRO_BATCH", 3)
-    first, *others = comm.run(lambda: train.train_epoch(config, made_up(23), state, 1, comm))
+    rank: Any = comm
+    first, *others = comm.run(lambda: train.train_epoch(config, images, state, 1, rank))
     assert comm.calls == [alone["step"]] * ranks and alone["step"] == math.ceil(23 / (config.batch_size or 23))
     assert first["step"] == alone["step"] and first["loss"] == pytest.approx(alone["loss"], rel=1e-12)
     for k in params:
-        assert first["params"][k].dtype == np.float64
-        np.testing.assert_allclose(first["params"][k], alone["params"][k], rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(first["params"][k], alone["params"][k], rtol=1e-10, atol=1e-12)
     assert all((bits(other["params"]), other["loss"]) == (bits(first["params"]), first["loss"]) for other in others)
 
 
 def test_rank_0_alone_reads_writes_and_prints(
     command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And usage errors are its, too."""
-    _, said, _ = command("--optimizer", "sgd", "--weights", "alone.pkl")
     package, comm, readers, load = ModuleType("mpi4py"), Together(3), list[int](), data.load.load
 
     def reading(dataset: str, split: str) -> Dataset:
@@ -333,74 +304,59 @@ def test_rank_0_alone_reads_writes_and_prints(
     monkeypatch.setattr(package, "MPI", SimpleNamespace(COMM_WORLD=comm), raising=False)
     monkeypatch.setitem(sys.modules, "mpi4py", package)
     monkeypatch.setattr(data.load, "load", reading)
-
-    def main(*flags: str) -> int | str | None:
-        try:
-            return train.main([*SMALL, "--optimizer", "sgd", *flags])
-        except SystemExit as ended:
-            return ended.code
-
-    assert comm.run(main) == [0, 0, 0]
-    together = capsys.readouterr()
-    assert (AFTER.sub("", together.out), together.err, readers) == (AFTER.sub("", said), "", [0, 0])
-    ours, theirs = (load_weights(path)["params"] for path in (WEIGHTS, "alone.pkl"))
-    for k in theirs:
-        np.testing.assert_allclose(ours[k], theirs[k], rtol=1e-4, atol=1e-6)
-    assert comm.run(lambda: main("--resume")) == [0, 0, 0] and capsys.readouterr().out.count("\n") == 1
-    assert comm.run(lambda: main("--evaluate")) == [0, 0, 0] and capsys.readouterr().out.count("\n") == 1
-    assert comm.run(lambda: main("--epochs", "0")) == [2, 0, 0] and capsys.readouterr().err.count("error:") == 1
+    for flags, statuses, lines in (
+        ("--optimizer sgd", [0, 0, 0], 4), ("--optimizer sgd --resume", [0, 0, 0], 1), ("--evaluate", [0, 0, 0], 1),
+        ("--epochs 0", [2, 0, 0], 0), ("--evaluate --min-accuracy 0.999", [1, 0, 0], 1),
+    ):  # fmt: skip
+        assert comm.run(lambda: main(*flags.split())) == statuses  # noqa: B023
+        assert capsys.readouterr().out.count("\n") == lines
+    assert len(readers) == 8 and set(readers) == {0}
 
 
 # Runs that stop, and go on
 
 
-@each("flags", [
-    ("--optimizer", "adam"), ("--optimizer", "momentum", "--schedule", "constant"), ("--batch-size", "0"),
-    ("--augment", "none"), ("--validation",)])  # fmt: skip
+@each("flags", ["--optimizer adam", "--optimizer momentum --schedule constant", "--batch-size 0", "--augment none"])
 def test_a_run_interrupted_and_resumed_is_the_run_uninterrupted(
-    command: Command, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...]
+    command: Command, monkeypatch: pytest.MonkeyPatch, flags: str
 ) -> None:
-    command(*flags, "--weights", "whole.pkl")
+    command(*flags.split(), "--weights", "whole.pkl")
     calls, update = itertools.count(1), nn.update_params
 
     def interrupted(params: nn.Params, updates: nn.Params, rate: float, decay: float) -> nn.Params:
-        if next(calls) == (2 if "0" in flags else 6):  # in the second epoch
+        if next(calls) == (2 if "batch" in flags else 6):  # in the second epoch
             train.stop(signal.SIGCHLD, None)
         return update(params, updates, rate, decay)
 
     with monkeypatch.context() as patched:
         patched.setattr(nn, "update_params", interrupted)
-        status, out, err = command(*flags)
-    assert (status, out.count("epoch")) == (128 + signal.SIGCHLD, 1)
+        status, out, err = command(*flags.split())
+    assert (status, out.count("epoch")) == (128 + signal.SIGCHLD, 1) and not WEIGHTS.exists()
     assert "with --resume goes on" in err and err.count("\n") == 1
-    assert not WEIGHTS.exists()
-    status, out, err = command(*flags, "--resume")
-    assert (status, out.count("epoch"), err) == (0, 2, "")
-    assert WEIGHTS.read_bytes() == Path("whole.pkl").read_bytes()
-    assert command(*flags, "--resume")[1].count("epoch") == 0, "nothing is left to do"
-    assert WEIGHTS.read_bytes() == Path("whole.pkl").read_bytes()
+    for epochs in (2, 0):  # then nothing is left to do
+        status, out, err = command(*flags.split(), "--resume")
+        assert (status, out.count("epoch"), err) == (0, epochs, "")
+        assert WEIGHTS.read_bytes() == Path("whole.pkl").read_bytes()
 
 
 def test_more_epochs_go_on_with_a_constant_rate_and_are_refused_with_cosine(command: Command) -> None:
-    constant = "--schedule", "constant"
-    command(*constant, "--epochs", "8", "--weights", "eight.pkl")
-    command(*constant, "--epochs", "6")
-    status, out, err = command(*constant, "--epochs", "8", "--resume")
+    constant = "--schedule", "constant", "--epochs"
+    command(*constant, "8", "--weights", "eight.pkl")
+    command(*constant, "6")
+    status, out, err = command(*constant, "8", "--resume")
     assert (status, out.count("epoch"), err) == (0, 2, "") and out.startswith("epoch   7/8  loss ")
     assert WEIGHTS.read_bytes() == Path("eight.pkl").read_bytes()
-    failed(command, "8 epochs behind it, more than --epochs 7", *constant, "--epochs", "7", "--resume")
+    failed(command, f"{CHECKPOINT} has 8 epochs behind it, more than --epochs 7", *constant, "7", "--resume")
     command("--epochs", "6")
-    message = "is of a run with epochs 6, not 8, and the cosine schedule was laid out for those; resume with its flags"
-    failed(command, message, "--epochs", "8", "--resume")
+    why = "is of a run with epochs 6, not 8, and the cosine schedule was laid out for those; resume with its flags"
+    failed(command, why, "--epochs", "8", "--resume")
 
 
 def test_the_seconds_of_a_run_are_carried_on(command: Command) -> None:
     command("--schedule", "constant", "--epochs", "1")
     save_tree(CHECKPOINT, load_tree(CHECKPOINT) | {"seconds": 1000.0})
-    *lines, last = command("--schedule", "constant", "--epochs", "4", "--resume")[1].splitlines()
-    assert [re.sub(r".*\d  +10", "10", line) for line in lines] == [
-        "1000.0 s   1000 s left", "1000.0 s    333 s left", "1000.0 s      0 s left"]  # fmt: skip
-    assert last.endswith(", 1000.0 s")
+    out = command("--schedule", "constant", "--epochs", "3", "--resume")[1]
+    assert re.findall(r"10\d\d\.. s.*", out) == ["1000.0 s    500 s left", "1000.0 s      0 s left", "1000.0 s"]
     assert 1000 < float(str(load_tree(CHECKPOINT)["seconds"])) < 1010
 
 
@@ -451,15 +407,13 @@ def test_the_script_takes_both_signals(monkeypatch: pytest.MonkeyPatch) -> None:
             signal.signal(number, handler)
 
 
-@each(
-    ("variables", "threads"),
-    [({}, "1"), ({"OMP_NUM_THREADS": "3"}, "3"), ({"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "3"}, "2")],
-)
-def test_make_runs_on_one_thread_unless_the_user_says_more(variables: dict[str, str], threads: str) -> None:
+@each(("given", "threads"), [("", "1"), ("OMP_NUM_THREADS=3", "3"), ("OPENBLAS_NUM_THREADS=2 OMP_NUM_THREADS=3", "2")])
+def test_make_runs_on_one_thread_unless_the_user_says_more(given: str, threads: str) -> None:
     rest = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     make = ["make", "--silent", "--eval", "threads: ; @echo $$OPENBLAS_NUM_THREADS", "threads"]
-    folder = Path(train.__file__).parent
-    assert subprocess.run(make, cwd=folder, env=rest | variables, capture_output=True).stdout.decode() == f"{threads}\n"
+    environment = rest | dict(pair.split("=") for pair in given.split())
+    done = subprocess.run(make, cwd=Path(train.__file__).parent, env=environment, capture_output=True, text=True)
+    assert done.stdout == f"{threads}\n"
 
 
 # What is refused
@@ -528,35 +482,15 @@ def test_weights_of_something_else_are_not_scored(command: Command) -> None:
     failed(command, "train again: make train", "--evaluate")
 
 
-@each(("flags", "place", "rate"), [
-    ("--optimizer sgd --learning-rate 1e30", r"epoch \d, step \d", "1e+29"),
-    ("--optimizer adam --learning-rate 1e20", r"epoch \d, step \d", "1e+19"),
-    ("--optimizer sgd --learning-rate 1e30 --batch-size 0", r"epoch \d, step \d", "1e+29"),
+@each(("flags", "loss", "place", "rate"), [
+    ("--optimizer sgd --learning-rate 1e30 --activation leaky_relu", "nan", "epoch 1, step [23]", "1e+29"),
+    ("--optimizer sgd --learning-rate 1e30 --batch-size 0", "nan", "epoch 2, step 2", "1e+29"),
+    ("--learning-rate 1e10 --layers 784 64 32 10", r"\d\S+", "epoch 1, step 4", "1e+09"),  # the moments are not finite
 ])  # fmt: skip
 def test_a_run_that_diverges_stops_with_its_place_and_a_lower_rate(
-    command: Command, flags: str, place: str, rate: str
+    command: Command, flags: str, loss: str, place: str, rate: str
 ) -> None:
     status, out, err = command(*flags.split())
-    assert status == 1 and not WEIGHTS.exists() and err.count("\n") == 1
-    said = rf"train.py: the loss is \S+ and training diverges at {place}; try --learning-rate {re.escape(rate)}\n"
-    assert re.fullmatch(said, err), err
-    assert out.count("epoch") < 3
-
-
-@each("which", ["params", "moments"])
-def test_what_is_not_finite_after_an_epoch_is_not_kept(
-    command: Command, monkeypatch: pytest.MonkeyPatch, which: str
-) -> None:
-    """Even though every loss was finite."""
-    calls, fold = itertools.count(1), nn.gradient_descent
-
-    def spoilt(*arguments: object) -> Iterator[nn.State]:
-        for state in fold(*arguments):  # type: ignore
-            if next(calls) == 8:  # the last step of the second epoch
-                (state["params"] if which == "params" else state["moments"]["v"])["b1"][0] = np.inf
-            yield state
-
-    monkeypatch.setattr(nn, "gradient_descent", spoilt)
-    status, out, err = command("--learning-rate", "0.5")
-    assert (status, out.count("epoch")) == (1, 1) and not WEIGHTS.exists()
-    assert re.fullmatch(r"train.py: the loss is \d\S+ and .* epoch 2, step 8; try --learning-rate 0.05\n", err)
+    said = f"train.py: the loss is {loss} and training diverges at {place}; try --learning-rate {re.escape(rate)}\n"
+    assert status == 1 and re.fullmatch(said, err) and not WEIGHTS.exists()
+    assert out.count("epoch") == ("epoch 2" in place) == CHECKPOINT.exists()

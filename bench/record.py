@@ -1,11 +1,11 @@
 """The recipes from seconds to half an hour, trained through train.py, and how few images each misreads.
 
-`python -m bench.record`: trains a recipe with each seed, keeps what train.py prints in bench/logs, and then prints the
-table of all logs there and plots it, with the learning curves. A run that was stopped goes on when started again.
+`python -m bench.record` trains a recipe with each seed, keeps what train.py prints in bench/logs, and then prints the
+table of all logs there and plots it, with the learning curves. A run that was stopped goes on when started again; until
+it has ended, what it prints is kept in weights/, beside its checkpoint.
 """
 
 import argparse
-import os
 import re
 import statistics
 import subprocess
@@ -47,28 +47,29 @@ class Log(NamedTuple):
 
 
 def train(dataset: str, recipe: str, seed: int) -> None:
-    """Trains, or goes on with what was stopped, and keeps what is printed."""
+    """Trains, or goes on with what was stopped; what train.py prints becomes the log once the run has ended."""
     name, flags = f"{dataset}-{recipe}-{seed}", RECIPES[dataset, recipe].split()
-    weights, log = ROOT / "weights" / f"{name}.pkl", LOGS / f"{name}.log"
-    resume = checkpoint_path(weights).exists() and log.exists()
+    weights = ROOT / "weights" / f"{name}.pkl"
+    unfinished = weights.with_suffix(".log")
+    resume = checkpoint_path(weights).exists() and unfinished.exists()
     command = ["train.py", "--dataset", dataset, *flags, "--seed", str(seed), "--weights", f"weights/{name}.pkl"]
-    with open(log, "a" if resume else "w") as file:
-        if not resume:
-            machine = describe_machine().partition(" Not installed")[0]
-            print(f"{machine}\n$ python {' '.join(command)}", file=file, flush=True)
-        with subprocess.Popen(
-            [sys.executable, *command, *["--resume"] * resume],
-            cwd=ROOT,
-            text=True,
-            stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
-        ) as process:
-            assert process.stdout
-            for text in process.stdout:
-                print(f"{name}  {text}", end="", flush=True)
-                print(text, file=file, end="", flush=True)
+    if not resume:
+        unfinished.parent.mkdir(exist_ok=True)
+        unfinished.write_text(f"{describe_machine().partition(' Not installed')[0]}\n$ python {' '.join(command)}\n")
+        checkpoint_path(weights).unlink(missing_ok=True)
+    with (
+        open(unfinished, "a") as file,
+        subprocess.Popen(
+            [sys.executable, *command, *["--resume"] * resume], cwd=ROOT, text=True, stdout=subprocess.PIPE
+        ) as process,
+    ):
+        assert process.stdout
+        for text in process.stdout:
+            print(f"{name}  {text}", end="", flush=True)
+            print(text, file=file, end="", flush=True)
     if process.returncode:
         raise SystemExit(process.returncode)
+    unfinished.replace(LOGS / f"{name}.log")
 
 
 def read(path: Path) -> Log:
@@ -118,15 +119,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--dataset", choices=CLASSES, default="mnist")
     add("--recipe", choices=sorted({recipe for _, recipe in RECIPES}), default="best")
     add("--seeds", type=int, nargs="*", default=[0, 1, 2], help="none: only the table and the plot of what is there")
-    config = parser.parse_args(arguments)
-    LOGS.mkdir(exist_ok=True)
-    for seed in config.seeds:
-        train(config.dataset, config.recipe, seed)
+    options = parser.parse_args(arguments)
+    for seed in options.seeds:
+        train(options.dataset, options.recipe, seed)
     groups = {key: sorted(LOGS.glob(f"{'-'.join(key)}-*.log")) for key in RECIPES}
     try:
         logs = {key: [read(path) for path in paths] for key, paths in groups.items() if paths}
     except ValueError as error:
-        sys.exit(f"bench.record: {error}; go on with it, or remove its log, and then --seeds alone prints the table")
+        sys.exit(f"bench.record: {error}; remove it, and then --seeds alone prints the table")
     print_table(logs)
     draw(logs, ROOT / "bench" / "record.png")
 

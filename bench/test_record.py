@@ -17,6 +17,13 @@ def test_train_takes_the_flags_of_every_recipe(dataset: str, recipe: str) -> Non
     assert config.augment["flip"] == 0 or dataset != "mnist", "a mirrored digit is another digit or none"
 
 
+@pytest.mark.parametrize(("dataset", "recipe"), record.RECIPES)
+def test_every_recipe_has_logs_of_all_its_epochs(dataset: str, recipe: str) -> None:
+    config = train.parse_config(record.RECIPES[dataset, recipe].split())
+    logs = [record.read(path) for path in record.LOGS.glob(f"{dataset}-{recipe}-*.log")]
+    assert len(logs) >= 3 and {len(log.losses) for log in logs} == {config.epochs}
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty project, with a train.py that stops in its first run and ends in the next."""
@@ -36,25 +43,30 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_run_that_was_stopped_goes_on_and_its_log_with_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_was_stopped_goes_on_and_then_replaces_the_log(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, checkpoint = record.LOGS / "mnist-default-7.log", folder / "weights" / "mnist-default-7.checkpoint.pkl"
+    log.write_text("of an earlier run")
     with pytest.raises(SystemExit, match="130"):
         record.main(["--recipe", "default", "--seeds", "7"])
-    log = record.LOGS / "mnist-default-7.log"
-    with pytest.raises(ValueError, match="mnist-default-7.log is of a run that has not ended"):
-        record.read(log)
+    assert log.read_text() == "of an earlier run"
     record.main(["--recipe", "default", "--seeds", "7"])
     assert log.read_text().splitlines(keepends=True)[2:] == ENDED.splitlines(keepends=True)
     assert record.read(log) == ([0.5, 0.25], 1.0, 12.3)
     assert "| mnist | `default` | 1 | 12 | 1.00 |" in capsys.readouterr().out
     assert (folder / "bench" / "record.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(SystemExit, match="130"):  # as before its first checkpoint: that of the last run is gone
+        record.main(["--recipe", "default", "--seeds", "7"])
+    assert checkpoint.exists() and record.read(log).seconds == 12.3
 
 
-def test_a_run_that_has_not_ended_is_named(folder: Path) -> None:
+def test_a_log_that_has_no_result_is_named(folder: Path) -> None:
     log = record.LOGS / "mnist-minute-1.log"
     log.write_text(ENDED.partition("\n")[0])
     with pytest.raises(SystemExit) as stopped:
         record.main(["--seeds"])
-    assert str(stopped.value).startswith(f"bench.record: {log} is of a run that has not ended; go on with it")
+    assert str(stopped.value).startswith(f"bench.record: {log} is of a run that has not ended; remove it")
     log.write_text(ENDED)
     record.main(["--seeds"])
 
