@@ -12,7 +12,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple, TypeVar
@@ -23,7 +22,7 @@ import pytest
 import data.load
 import nn
 import train
-from data.augment import NOISE, STRENGTHS, Strengths, augment
+from data.augment import NOISE, STRENGTHS, Images, Strengths, augment
 from data.load import CLASSES, Dataset, scale_pixels
 from data.weights import load_tree, load_weights, save_tree, save_weights
 
@@ -33,7 +32,7 @@ Result = TypeVar("Result")
 Command = Callable[..., tuple[int, str, str]]
 WEIGHTS, CHECKPOINT = Path("weights/mnist.pkl"), Path("weights/mnist.checkpoint.pkl")
 SMALL = "--layers 784 8 10 --batch-size 16 --epochs 3 --learning-rate 0.002".split()
-TRAINING, VALIDATION, TEST = 60, 20, 40  # images
+TRAINING, VALIDATION, TEST = 60, 20, 49  # images
 TIMES = re.compile(r", \d+\.\d s$|   +\d+\.\d s   +\d+ s left$", re.MULTILINE)  # at the end of a line
 
 
@@ -55,16 +54,16 @@ def main(*flags: str) -> int | str | None:
 
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs the command in a folder of its own on made-up images: exit status, output, errors."""
+    """Runs the command in a folder of its own: exit status, output, errors. Fashion-MNIST has no test set there."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(data.load, "HOME", tmp_path / "data")
     monkeypatch.setattr(data.load, "VALIDATION", VALIDATION)
-    for dataset, (split, count) in itertools.product(CLASSES, (("train", TRAINING), ("t10k", TEST))):
-        (images, labels), path = made_up(count), tmp_path / "data" / dataset / split
+    for split, count in ("mnist/train", TRAINING), ("mnist/t10k", TEST), ("fashion-mnist/train", TRAINING):
+        (images, labels), path = made_up(count), tmp_path / "data" / split
         path.parent.mkdir(parents=True, exist_ok=True)
         headers = struct.pack(">4I", 2051, count, 28, 28), struct.pack(">2I", 2049, count)
-        path.with_name(f"{split}-images-idx3-ubyte").write_bytes(headers[0] + images.tobytes())
-        path.with_name(f"{split}-labels-idx1-ubyte").write_bytes(headers[1] + labels.astype(np.uint8).tobytes())
+        path.with_name(f"{path.name}-images-idx3-ubyte").write_bytes(headers[0] + images.tobytes())
+        path.with_name(f"{path.name}-labels-idx1-ubyte").write_bytes(headers[1] + labels.astype(np.uint8).tobytes())
 
     def run(*flags: str) -> tuple[int, str, str]:
         status, said = main(*flags), capsys.readouterr()
@@ -83,9 +82,6 @@ def failed(command: Command, message: str, *flags: str) -> None:
 def bits(params: nn.Params) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     """The dtype, shape and bytes of each array: equal where all is equal bit for bit."""
     return {k: (A.dtype.str, A.shape, A.tobytes()) for k, A in params.items()}
-
-
-# What a run computes
 
 
 class Run(NamedTuple):
@@ -114,21 +110,20 @@ def textbook(run: Run) -> Iterator[tuple[nn.Params, float]]:
     X, Y = made_up(TRAINING)
     params = nn.init_params(run.layers, nn.INITS[run.init], np.random.default_rng(run.seed))
     moments = {name: {k: np.zeros_like(A) for k, A in params.items()} for name in ("m", "v")}
-    step, steps = 0, math.ceil(run.samples / run.batch)
+    steps = math.ceil(run.samples / run.batch)
     for epoch in range(1, run.epochs + 1):
         rng, losses = np.random.default_rng([run.seed, epoch]), list[float]()
         order = rng.permutation(run.samples)
         if run.batch == run.samples:
             order.sort()
-        for i in range(0, run.samples, run.batch):
+        for step, i in enumerate(range(0, run.samples, run.batch), start=(epoch - 1) * steps):
             x, y = X[order[i : i + run.batch]], Y[order[i : i + run.batch]]
             if run.strengths != Strengths():
                 x = augment(x, 2 * rng.random((len(x), NOISE), np.float32) - 1, run.strengths)
             functions = nn.ACTIVATIONS[run.activation], nn.LOSSES[run.loss]
             loss, grads = nn.loss_and_gradients(params, scale_pixels(x), nn.one_hot(y, 10, run.smoothing), *functions)
+            updates, moments = nn.OPTIMIZERS[run.optimizer][1](grads, moments, step + 1)
             cosine = 0.5 * (1 + math.cos(math.pi * (step / (steps * run.epochs))))
-            step += 1
-            updates, moments = nn.OPTIMIZERS[run.optimizer][1](grads, moments, step)
             rate = run.rate * (cosine if run.schedule == "cosine" else 1)
             params = nn.update_params(params, updates, rate, run.decay)
             losses.append(loss)
@@ -151,46 +146,43 @@ def textbook(run: Run) -> Iterator[tuple[nn.Params, float]]:
     ("--samples 41", Run(samples=41)),
     ("--validation", Run(samples=TRAINING - VALIDATION, measured_on="validation")),
     ("--validation --samples 30 --batch-size 0", Run(samples=30, batch=30, measured_on="validation")),
-    ("--optimizer momentum --weight-decay 0.1", Run(optimizer="momentum", decay=0.1)),
+    ("--optimizer momentum", Run(optimizer="momentum")),
     ("--activation tanh", Run(activation="tanh", init="xavier")),
     ("--activation sigmoid --loss mean_squared_error", Run((784, 8, 10), "sigmoid", "lecun", "mean_squared_error")),
     ("--activation gelu --init small", Run(activation="gelu", init="small")),
     ("--layers 784 10", Run(layers=(784, 10))),
-    ("--dataset fashion-mnist", Run(dataset="fashion-mnist", strengths=Strengths())),
+    ("--validation --dataset fashion-mnist", Run(
+        dataset="fashion-mnist", strengths=Strengths(), samples=TRAINING - VALIDATION, measured_on="validation")),
 ])  # fmt: skip
 def test_a_run_is_the_textbook_s_loop_bit_for_bit(command: Command, flags: str, run: Run) -> None:
     """Parameters, losses, accuracies, and what is kept beside them."""
     X, Y = (A[-VALIDATION:] for A in made_up(TRAINING)) if run.measured_on == "validation" else made_up(TEST)
-    lines, accuracy = list[str](), math.nan
+    lines, right, accuracy = list[str](), 0, math.nan
     for epoch, (params, loss) in enumerate(textbook(run), start=1):
-        accuracy = float(np.mean(nn.make_predictions(params, scale_pixels(X), nn.ACTIVATIONS[run.activation]) == Y))
+        right = int(np.sum(nn.make_predictions(params, scale_pixels(X), nn.ACTIVATIONS[run.activation]) == Y))
+        accuracy = right / len(Y)
         shown = f"  validation {accuracy:.2%}" if run.measured_on == "validation" else ""
         lines.append(f"epoch   {epoch}/{run.epochs}  loss {loss:.4f}{shown}")
-    lines.append(f"{run.measured_on} accuracy {accuracy:.2%} ({round((1 - accuracy) * len(Y))} errors in {len(Y)})")
+    lines.append(f"{run.measured_on} accuracy {accuracy:.2%} ({len(Y) - right} errors in {len(Y)})")
     status, out, err = command(*flags.split())
     assert (status, TIMES.sub("", out).splitlines(), err) == (0, lines, "")
-    weights = load_weights(f"weights/{run.dataset}.pkl")
+    weights, tree = load_weights(f"weights/{run.dataset}.pkl"), load_tree(Path(f"weights/{run.dataset}.pkl"))
     assert bits(weights["params"]) == bits(params) and weights["params"]["W1"].dtype == np.float32
-    expected = run.dataset, list(CLASSES[run.dataset]), run.activation, run.loss, accuracy, run.measured_on
-    assert (
-        tuple(weights[k] for k in ("dataset", "classes", "activation", "loss", "accuracy", "measured_on")) == expected
-    )
-    tree = load_tree(Path(f"weights/{run.dataset}.pkl"))
-    assert (tree["seed"], tree["augment"]) == (run.seed, run.strengths._asdict())
+    expected = {"dataset": run.dataset, "classes": list(CLASSES[run.dataset]), "layers": list(run.layers),
+                "activation": run.activation, "loss": run.loss, "accuracy": accuracy, "measured_on": run.measured_on,
+                "seed": run.seed, "augment": run.strengths._asdict()}  # fmt: skip
+    assert {k: tree[k] for k in expected} == expected
 
 
 def test_training_ends_with_a_line_for_scripts_and_evaluating_agrees(command: Command) -> None:
     last = command()[1].splitlines()[-1]
-    found, before = (
-        re.fullmatch(r"test accuracy (\d+\.\d\d)% \((\d+) errors in 40\), \d+\.\d s", last),
-        WEIGHTS.read_bytes(),
-    )
-    assert found and float(found[1]) == pytest.approx(100 - 2.5 * int(found[2])) and 0 < int(found[2]) < 40
-    status, out, err = command("--evaluate", "--min-accuracy", f"{float(found[1]) / 100}")
+    weights, before = load_weights(WEIGHTS), WEIGHTS.read_bytes()
+    assert re.fullmatch(r"test accuracy \d+\.\d\d% \(\d+ errors in 49\), \d+\.\d s", last)
+    status, out, err = command("--evaluate", "--min-accuracy", str(weights["accuracy"]))
     assert (status, TIMES.sub("", out), err) == (0, TIMES.sub("", f"{last}\n"), "")
     status, out, err = command("--evaluate", "--min-accuracy", "0.999")
     assert status == 1 and TIMES.sub("", last) in out and "below --min-accuracy 0.999" in err
-    weights, X, Y = load_weights(WEIGHTS), *made_up(TRAINING)
+    X, Y = made_up(TRAINING)
     accuracy = train.measure(weights["params"], "relu", (X[-VALIDATION:], Y[-VALIDATION:]))
     assert command("--evaluate", "--validation")[1].startswith(f"validation accuracy {accuracy:.2%} (")
     assert WEIGHTS.read_bytes() == before
@@ -205,9 +197,6 @@ def test_accuracy_is_measured_on_every_image() -> None:
     assert train.measure(params, "relu", (X, Y)) == 0.96
 
 
-# Micro-batches and ranks
-
-
 @each(("N", "flags", "sizes"), [
     (10, "--batch-size 0 --activation tanh", [4, 4, 2]), (9, "--batch-size 5 --loss mean_squared_error", [4, 4, 1]),
     (8, "--batch-size 0", [4, 4]), (3, "--batch-size 0", [3]), (4, "--batch-size 4", [4]),
@@ -215,20 +204,18 @@ def test_accuracy_is_measured_on_every_image() -> None:
 def test_gradients_accumulated_over_micro_batches_are_those_of_the_batch(
     monkeypatch: pytest.MonkeyPatch, N: int, flags: str, sizes: list[int]
 ) -> None:
-    config, function, taken = train.parse_config(flags.split()), nn.loss_and_gradients, list[int]()
+    config, taken = train.parse_config(flags.split()), list[int]()
 
-    def recording(
-        params: nn.Params, X: nn.Samples, T: nn.Array, activation: nn.Activation, loss: nn.Loss
-    ) -> tuple[float, nn.Params]:
+    def recording(X: Images) -> nn.Array:
         taken.append(len(X))
-        return function(params, X, T, activation, loss)
+        return scale_pixels(X)
 
-    monkeypatch.setattr(nn, "loss_and_gradients", recording)
+    monkeypatch.setattr(train, "scale_pixels", recording)
     monkeypatch.setattr(train, "MICRO_BATCH", 4)
     params = nn.init_params([784, 8, 10], nn.INITS["he"], np.random.default_rng(0), np.float64)
     (X, Y), functions = made_up(N), (nn.ACTIVATIONS[config.activation], nn.LOSSES[config.loss])
     loss, grads = train.make_gradients(config)(params, X, nn.one_hot(Y, 10))
-    whole_loss, whole = function(params, scale_pixels(X), nn.one_hot(Y, 10), *functions)
+    whole_loss, whole = nn.loss_and_gradients(params, scale_pixels(X), nn.one_hot(Y, 10), *functions)
     assert taken == sizes and loss == pytest.approx(whole_loss, rel=1e-12) and grads.keys() == whole.keys()
     for k in whole:
         np.testing.assert_allclose(grads[k], whole[k], rtol=1e-12, atol=1e-15)
@@ -272,10 +259,7 @@ class Together:
         total[:] = sum(self.gather(part))
 
 
-@each(("ranks", "flags"), [
-    (1, ""), (2, "--weight-decay 0.1"), (3, "--label-smoothing 0.1"), (3, "--batch-size 0"),
-    (7, "--batch-size 4 --seed 5"), (2, "--batch-size 1"),
-])  # fmt: skip
+@each(("ranks", "flags"), [(1, ""), (2, "--weight-decay 0.1"), (3, "--batch-size 0"), (7, "--batch-size 3 --seed 5")])
 def test_ranks_take_the_steps_of_one_process(monkeypatch: pytest.MonkeyPatch, ranks: int, flags: str) -> None:
     """In float64; shards of unequal size, some of none; augmentation is on; one Allreduce a step."""
     config = train.parse_config([*SMALL, *flags.split()])
@@ -292,28 +276,18 @@ def test_ranks_take_the_steps_of_one_process(monkeypatch: pytest.MonkeyPatch, ra
     assert all((bits(other["params"]), other["loss"]) == (bits(first["params"]), first["loss"]) for other in others)
 
 
-def test_rank_0_alone_reads_writes_and_prints(
+def test_rank_0_alone_speaks(
     command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    package, comm, readers, load = ModuleType("mpi4py"), Together(3), list[int](), data.load.load
-
-    def reading(dataset: str, split: str) -> Dataset:
-        readers.append(comm.rank)
-        return load(dataset, split)
-
+    package, comm = ModuleType("mpi4py"), Together(3)
     monkeypatch.setattr(package, "MPI", SimpleNamespace(COMM_WORLD=comm), raising=False)
     monkeypatch.setitem(sys.modules, "mpi4py", package)
-    monkeypatch.setattr(data.load, "load", reading)
     for flags, statuses, lines in (
         ("--optimizer sgd", [0, 0, 0], 4), ("--optimizer sgd --resume", [0, 0, 0], 1), ("--evaluate", [0, 0, 0], 1),
         ("--epochs 0", [2, 0, 0], 0), ("--evaluate --min-accuracy 0.999", [1, 0, 0], 1),
     ):  # fmt: skip
         assert comm.run(lambda: main(*flags.split())) == statuses  # noqa: B023
         assert capsys.readouterr().out.count("\n") == lines
-    assert len(readers) == 8 and set(readers) == {0}
-
-
-# Runs that stop, and go on
 
 
 @each("flags", ["--optimizer adam", "--optimizer momentum --schedule constant", "--batch-size 0", "--augment none"])
@@ -339,34 +313,26 @@ def test_a_run_interrupted_and_resumed_is_the_run_uninterrupted(
         assert WEIGHTS.read_bytes() == Path("whole.pkl").read_bytes()
 
 
-def test_more_epochs_go_on_with_a_constant_rate_and_are_refused_with_cosine(command: Command) -> None:
+def test_a_run_at_a_constant_rate_can_be_made_longer_and_its_seconds_are_carried_on(command: Command) -> None:
     constant = "--schedule", "constant", "--epochs"
     command(*constant, "8", "--weights", "eight.pkl")
     command(*constant, "6")
+    save_tree(CHECKPOINT, load_tree(CHECKPOINT) | {"seconds": 6000.0})
     status, out, err = command(*constant, "8", "--resume")
     assert (status, out.count("epoch"), err) == (0, 2, "") and out.startswith("epoch   7/8  loss ")
+    assert re.findall(r"60\d\d\.. s.*", out) == ["6000.0 s    857 s left", "6000.0 s      0 s left", "6000.0 s"]
     assert WEIGHTS.read_bytes() == Path("eight.pkl").read_bytes()
+    assert command(*constant, "8", "--resume")[1].endswith(", 6000.0 s\n"), "nothing is left to do"
     failed(command, f"{CHECKPOINT} has 8 epochs behind it, more than --epochs 7", *constant, "7", "--resume")
-    command("--epochs", "6")
-    why = "is of a run with epochs 6, not 8, and the cosine schedule was laid out for those; resume with its flags"
-    failed(command, why, "--epochs", "8", "--resume")
-
-
-def test_the_seconds_of_a_run_are_carried_on(command: Command) -> None:
-    command("--schedule", "constant", "--epochs", "1")
-    save_tree(CHECKPOINT, load_tree(CHECKPOINT) | {"seconds": 1000.0})
-    out = command("--schedule", "constant", "--epochs", "3", "--resume")[1]
-    assert re.findall(r"10\d\d\.. s.*", out) == ["1000.0 s    500 s left", "1000.0 s      0 s left", "1000.0 s"]
-    assert 1000 < float(str(load_tree(CHECKPOINT)["seconds"])) < 1010
 
 
 def test_resume_names_the_flag_that_differs(command: Command) -> None:
     command()
     for flags, was in (
-        ("--seed 7", "seed 0, not 7"), ("--validation", "validation False, not True"),
-        ("--layers 784 9 10", "layers [784, 8, 10], not [784, 9, 10]"), ("--init small", "init he, not small"),
-        ("--optimizer sgd", "optimizer adam, not sgd"), ("--augment rotation=6", "augment {'rotation': 10"),
-        ("--samples 59", "samples 0, not 59"), ("--weight-decay 0.1", "weight_decay 0.0, not 0.1"),
+        ("--epochs 8", "epochs 3, not 8, and the cosine schedule was laid out for those; resume with its flags"),
+        ("--seed 7", "seed 0, not 7"), ("--validation", "validation False, not True"), ("--init small", "init he, not"),
+        ("--layers 784 9 10", "layers [784, 8, 10], not [784, 9, 10]"), ("--optimizer sgd", "optimizer adam, not sgd"),
+        ("--augment rotation=6", "augment {'rotation': 10"), ("--samples 59", "samples 0, not 59"),
     ):  # fmt: skip
         failed(command, f"{CHECKPOINT} is of a run with {was}", "--resume", *flags.split())
 
@@ -416,12 +382,10 @@ def test_make_runs_on_one_thread_unless_the_user_says_more(given: str, threads: 
     assert done.stdout == f"{threads}\n"
 
 
-# What is refused
-
-
 @each(("flags", "message"), [
     ("--samples 61", "there are 60 training samples, fewer than the 61 asked for"),
     ("--samples 41 --validation", "there are 40 training samples, fewer than the 41 asked for"),
+    ("--dataset fashion-mnist", "t10k-images-idx3-ubyte'; to put it right: make data DATASET=fashion-mnist"),
     ("--resume", f"there is nothing to resume: {CHECKPOINT} does not exist"),
     ("--evaluate", f"there are no weights at {WEIGHTS}; to make them: make train"),
     ("--layers 784 400000000000 10", "Unable to allocate"),
@@ -443,42 +407,33 @@ def test_an_error_is_one_line_and_exit_status_1(command: Command, flags: str, me
     ("--learning-rate 0", "must lie in 1e-30..1e+30, got 0"), ("--learning-rate nan", "got nan"),
     ("--learning-rate inf", "got inf"), ("--weight-decay -0.1", "--weight-decay must lie in 0..1, got -0.1"),
     ("--weight-decay 1.5", "got 1.5"), ("--label-smoothing -0.1", "--label-smoothing must lie in 0..1, got -0.1"),
-    ("--label-smoothing 1.1", "got 1.1"), ("--min-accuracy high", "'high'"), ("--min-accuracy 98", "0..1, got 98"),
-    ("--layers 784", "--layers must go from 784 pixels to the 10 classes of mnist, got [784]"),
-    ("--layers 784 0 10", "--layers must lie in 1..1e+30, got [784, 0, 10]"), ("--layers 700 10", "got [700, 10]"),
-    ("--layers 784 5", "784 pixels to the 10 classes of mnist, got [784, 5]"), ("--augment rotation", "'rotation'"),
-    ("--augment twist=1", "must give numbers of 0 or more to some of rotation, scale"),
-    ("--augment shift=-1", "got 'shift=-1'"), ("--augment shift=nan", "got 'shift=nan'"),
-    ("--augment elastic=1,smoothness=0", "smoothness=0"), ("--weights data", "data is a folder"),
+    ("--min-accuracy high", "'high'"), ("--min-accuracy 98", "0..1, got 98"), ("--augment rotation", "'rotation'"),
+    ("--layers 784", "must go from 784 pixels to the 10 classes of mnist, got [784]"), ("--layers 784 5", "[784, 5]"),
+    ("--layers 784 0 10", "must lie in 1..1e+30, got [784, 0, 10]"), ("--layers 700 10", "got [700, 10]"),
+    ("--augment twist=1", "must give numbers of 0 or more to some of rot"), ("--augment shift=-1", "got 'shift=-1'"),
+    ("--augment shift=nan", "'shift=nan'"), ("--augment smoothness=0", "ness=0"), ("--weights data", "is a folder"),
 ])  # fmt: skip
 def test_wrong_usage_is_exit_status_2(command: Command, flags: str, message: str) -> None:
     status, out, err = command(*flags.split())
     assert (status, out) == (2, "") and message in err
-    assert not list(Path().glob("**/*.pkl"))
 
 
 def test_help_names_every_flag(command: Command) -> None:
     status, out, _ = command("--help")
-    assert status == 0 and all(f"--{field.name.replace('_', '-')}" in out for field in fields(train.Config))
-
-
-def test_missing_images_are_named_with_what_to_do(command: Command) -> None:
-    Path("data/mnist/train-labels-idx1-ubyte").unlink()
-    failed(command, "train-labels-idx1-ubyte'; to put it right: make data DATASET=mnist")
+    assert status == 0 and all(f"--{name.replace('_', '-')}" in out for name in train.Config.__annotations__)
 
 
 def test_weights_of_something_else_are_not_scored(command: Command) -> None:
     command()
-    weights = load_weights(WEIGHTS)
-    flags = "--evaluate", "--dataset", "fashion-mnist", "--weights", str(WEIGHTS)
-    failed(command, f"{WEIGHTS} is for mnist, relu; name its --dataset", *flags)
+    weights, content = load_weights(WEIGHTS), WEIGHTS.read_bytes()
+    flags = f"--evaluate --dataset fashion-mnist --weights {WEIGHTS}"
+    failed(command, f"{WEIGHTS} is for mnist, relu; name its --dataset", *flags.split())
     save_weights(WEIGHTS, {**weights, "activation": "swish"})
     failed(command, f"{WEIGHTS} is for mnist, swish", "--evaluate")
     named = 199 * "\x1b[2J\n" + "mnist"  # would wipe the terminal
     save_weights(WEIGHTS, {**weights, "dataset": named, "activation": named})
     assert re.fullmatch(r"train.py: [\x20-\x7e]{1000}\n", command("--evaluate")[2])
-    save_weights(WEIGHTS, weights)
-    WEIGHTS.write_bytes(WEIGHTS.read_bytes().replace(b"format", b"former"))  # as if written before there was one
+    WEIGHTS.write_bytes(content.replace(b"format", b"former"))  # as if written before there was one
     failed(command, "train again: make train", "--evaluate")
 
 

@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import io
 import itertools
+import json
 import multiprocessing
 import os
 import pickle
@@ -29,7 +30,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import FrameType
@@ -50,13 +50,11 @@ from data.weights import load_tree, load_weights, save_tree, save_weights
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 6
 SHORT = "--samples 3000 --layers 784 32 10 --epochs 6"
-RUNS = (
-    SHORT,
-    f"{SHORT} --optimizer momentum --schedule constant --augment none --validation",
-    f"{SHORT} --batch-size 0",
-)
+RUNS = SHORT, f"{SHORT} --optimizer momentum --schedule constant --augment none --validation", f"{SHORT} --batch-size 0"
+WEIGHTS, CHECKPOINT = Path("weights/mnist.pkl"), Path("weights/mnist.checkpoint.pkl")
 SECONDS, BYTES = 2, 1e9  # of processor and of memory, that no file may take
 SAVING = -1.0  # the moment at which a temporary file is there
+UNDERWAY = set[int]()  # process groups, one for each fault that is being tried
 Verdicts: TypeAlias = Iterator[str]  # "" where it held, else "lost: why", "executed: why" or "crashed: why"
 Item = TypeVar("Item")
 
@@ -78,7 +76,7 @@ def limited(read: Callable[[], Item], *refusals: type[Exception]) -> tuple[Item 
         return read(), ""
     except refusals as error:
         return None, str(error)
-    except BaseException as error:
+    except (Exception, SystemExit) as error:
         raise RuntimeError(f"{error!r}") from error
     finally:
         if (spent := time.process_time() - started) > SECONDS:
@@ -88,25 +86,22 @@ def limited(read: Callable[[], Item], *refusals: type[Exception]) -> tuple[Item 
 # Runs that are stopped
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of the parameters in a file of weights or a checkpoint."""
-    tree = load_tree(path)
-    params = cast(nn.State, tree.get("state", tree))["params"]
-    return hashlib.sha256(b"".join(k.encode() + params[k].tobytes() for k in sorted(params))).hexdigest()
-
-
 def run(folder: Path, flags: str, number: int = 0, moment: float = 0.0) -> tuple[int, str]:
-    """Exit status and errors of train.py, going on from a checkpoint if there is one; a signal comes at a moment."""
-    going_on = ["--resume"] * (folder / "weights" / "mnist.checkpoint.pkl").exists()
+    """Exit status and errors of train.py, going on from a checkpoint if there is one; a signal comes at a moment.
+
+    Python itself, until train.py takes its signals over, ignores Ctrl-C: it would print a traceback.
+    """
+    going_on = ["--resume"] * (folder / CHECKPOINT).exists()
     process = subprocess.Popen(
         [sys.executable, ROOT / "train.py", *flags.split(), *going_on],
         cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) if number else None,
     )
     end = time.monotonic() + moment
-    while process.poll() is None and (time.monotonic() < end or moment == SAVING) and number:
+    while number and process.poll() is None and (time.monotonic() < end or moment == SAVING):
         if moment == SAVING and any((folder / "weights").glob("*.tmp")):
             break
         time.sleep(0.0005)
@@ -116,20 +111,20 @@ def run(folder: Path, flags: str, number: int = 0, moment: float = 0.0) -> tuple
 
 
 @functools.cache
-def whole(flags: str) -> tuple[str, float]:
-    """The digest of a run that nobody stops, and its seconds."""
+def whole(flags: str) -> tuple[bytes, float]:
+    """The weights file of a run that nobody stops, and its seconds."""
     with tempfile.TemporaryDirectory() as name:
         started = time.monotonic()
         assert run(Path(name), flags) == (0, ""), f"train.py {flags} fails by itself"
-        return digest(Path(name) / "weights" / "mnist.pkl"), time.monotonic() - started
+        return (Path(name) / WEIGHTS).read_bytes(), time.monotonic() - started
 
 
 def finished(folder: Path, flags: str) -> str:
-    """The verdict on a stopped run: it goes on to the parameters of one that nobody stopped."""
+    """The verdict on a stopped run: it goes on to the same weights, bit for bit, as one that nobody stopped."""
     status, errors = run(folder, flags)
     if status:
         return f"crashed: going on with {flags}: {errors}"
-    return "" if digest(folder / "weights" / "mnist.pkl") == whole(flags)[0] else f"lost: other parameters with {flags}"
+    return "" if (folder / WEIGHTS).read_bytes() == whole(flags)[0] else f"lost: other weights with {flags}"
 
 
 def stopped(dice: random.Random, tries: int, number: int, most: int) -> Verdicts:
@@ -138,26 +133,19 @@ def stopped(dice: random.Random, tries: int, number: int, most: int) -> Verdicts
         hits, fault, seconds = 0, "", whole(flags)[1]
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            while hits < most and not fault and not (hits and (folder / "weights" / "mnist.pkl").exists()):
+            while hits < most and not fault and not (hits and (folder / WEIGHTS).exists()):
                 moment = dice.choice((dice.uniform(0, seconds), dice.uniform(0, seconds / 2), SAVING))
                 status, errors = run(folder, flags, number, moment)
-                if status and began(errors):  # else it was done, or had not begun
+                if status:  # else it was done, or had not begun
                     hits, fault = hits + 1, "" if number == signal.SIGKILL else unclean(folder, number, status, errors)
             yield fault or finished(folder, flags)
-
-
-def began(errors: str) -> bool:
-    """Whether train.py had begun: until it has signal, its first import, Ctrl-C has Python print a traceback."""
-    first = any(line in errors for line in ('train.py", line 0, in <module>', "    import signal\n"))
-    return "KeyboardInterrupt" not in errors or "Exception ignored" in errors or 'train.py"' in errors and not first
 
 
 def unclean(folder: Path, number: int, status: int, errors: str) -> str:
     """What is wrong with the end of a run that a signal stopped: "" if nothing is."""
     said = errors.startswith("train.py: stopped; ") and errors.count("\n") == 1
     left = list((folder / "weights").glob("*.tmp"))
-    weights, checkpoint = (folder / "weights" / name for name in ("mnist.pkl", "mnist.checkpoint.pkl"))
-    idle = weights.exists() or not checkpoint.exists()  # before the run begins, or after its end
+    idle = (folder / WEIGHTS).exists() or not (folder / CHECKPOINT).exists()  # before the run begins, or after its end
     silent = not errors and (status == -number or status == 128 + number and idle)  # a shell makes the same of both
     return "" if (said and status == 128 + number or silent) and not left else f"crashed: {status}, {left}: {errors}"
 
@@ -165,17 +153,10 @@ def unclean(folder: Path, number: int, status: int, errors: str) -> str:
 def mnist_killed(dice: random.Random, tries: int) -> Verdicts:
     """The run of the default flags, killed in its middle."""
     for _ in range(tries):
-        expected, seconds = whole("")
         with tempfile.TemporaryDirectory() as name:
-            weights = Path(name) / "weights" / "mnist.pkl"
-            while not weights.with_name("mnist.checkpoint.pkl").exists():
-                run(Path(name), "", signal.SIGKILL, seconds * dice.uniform(0.4, 0.7))
+            while not (Path(name) / CHECKPOINT).exists():
+                run(Path(name), "", signal.SIGKILL, whole("")[1] * dice.uniform(0.4, 0.7))
             yield finished(Path(name), "")
-            print(
-                f"SHA-256 of the parameters of train.py, uninterrupted:            {expected}\n"
-                f"SHA-256 of the parameters of train.py, kill -9, then --resume:  {digest(weights)}",
-                flush=True,
-            )
 
 
 # Files of weights
@@ -278,15 +259,10 @@ def idx(entries: NDArray[np.uint8]) -> bytes:
     return struct.pack(f">{1 + entries.ndim}I", 2048 + entries.ndim, *entries.shape) + entries.tobytes()
 
 
-def made_up(count: int) -> tuple[bytes, bytes]:
-    """IDX files of so many images and labels."""
-    images = np.random.default_rng(count).integers(0, 256, (count, 28, 28), np.uint8)
-    return idx(images), idx(np.arange(count, dtype=np.uint8) % 10)
-
-
-CONTENT = dict(zip(NAMES, (*made_up(12), *made_up(7)), strict=True))
+NOISE = np.random.default_rng(SEED).integers(0, 256, (12, 28, 28), np.uint8)
+DIGITS = np.arange(12, dtype=np.uint8) % 10
+CONTENT = dict(zip(NAMES, map(idx, (NOISE, DIGITS, NOISE[:7], DIGITS[:7])), strict=True))  # of the files of a dataset
 FILES = tuple(File(name, len(content), hashlib.sha256(content).hexdigest()) for name, content in CONTENT.items())
-BOMB = gzip.compress(bytes(1 << 25), compresslevel=1)
 
 
 def fill(folder: Path) -> None:
@@ -324,7 +300,7 @@ def fetched(dataset: sources.Dataset, source: Path | None = None) -> str:
     with tempfile.TemporaryDirectory(dir=".") as name:
         before = set(Path().rglob("*"))
         done, refusal = limited(lambda: fetch.fetch(dataset, Path(name), source), fetch.FetchError)
-        there = {path.name: path.read_bytes() for path in Path(name).iterdir()}
+        there = contents(Path(name))
         new = {path for path in set(Path().rglob("*")) - before if path.parent != Path(name)}
     right = there.items() <= CONTENT.items() and (not done or len(there) == len(dataset.files))
     return "" if right and not new and "canary" not in there else f"lost: {refusal} {sorted(there)} {new}"
@@ -334,21 +310,17 @@ def gzip_mutated(dice: random.Random, tries: int) -> Verdicts:
     """gzip files changed, and bombs."""
     Path("own").mkdir()
     file, packed = FILES[0], gzip.compress(CONTENT[NAMES[0]])
-    bombs = [
-        BOMB,
-        packed + bytes(60_000_000),
-        packed + BOMB,
-        gzip.compress(b"")[:10] + b"\0\0\0\xff\xff" * (sources.LIMIT // 5 + 1),
-    ]
+    bomb, empty_blocks = gzip.compress(bytes(1 << 25), 1), b"\0\0\0\xff\xff" * (sources.LIMIT // 5 + 1)
+    bombs = [bomb, packed + bytes(60_000_000), packed + bomb, gzip.compress(b"")[:10] + empty_blocks]
     for content in itertools.chain(bombs, (mutated(dice, packed) for _ in range(tries))):
         (Path("own") / f"{file.name}.gz").write_bytes(content)
         yield fetched(sources.Dataset("mnist", (), (), (file,)), Path("own"))
 
 
-def header(kind: bytes) -> bytes:
+def header(type: bytes) -> bytes:
     """A tar's header that belongs to the next one."""
     member = tarfile.TarInfo("a")
-    member.type, member.size = kind, 10
+    member.type, member.size = type, 10
     return member.tobuf() + b"10 a=bcde\n".ljust(512, b"\0")
 
 
@@ -370,7 +342,7 @@ def tar_mutated(dice: random.Random, tries: int) -> Verdicts:
     members = {f"{up}canary": b"x" for up in ("", "../", "/tmp/", "package/data/../../", "package/data/")}
     members |= {f"package/data/{name}": content for name, content in CONTENT.items()}
     whole = tar_of(members, [f"package/data/{name}" for name in NAMES[:2]])
-    nested = [header(kind) for kind in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME)]
+    nested = [header(type) for type in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME)]
     heads = [i for i in range(0, len(whole), 512) if whole[i + 257 : i + 262] == b"ustar"]
     Path("tar").write_bytes(whole)
     package = sources.Package("package", f"cat {Path('tar').resolve()}", "package/data/{}")
@@ -545,8 +517,12 @@ def runs_at_once(dice: random.Random, tries: int) -> Verdicts:
     for _ in range(tries):
         with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(2) as pool:
             runs = list(pool.map(lambda flags: run(Path(name), flags), both))
-            found = {digest(path) for path in (Path(name) / "weights").iterdir()}
-            yield "" if runs == [(0, "")] * 2 and found <= ends else f"lost: {runs}"
+            left = contents(Path(name) / "weights")
+            held = (
+                runs == [(0, "")] * 2 and left.keys() == {WEIGHTS.name, CHECKPOINT.name} and left[WEIGHTS.name] in ends
+            )
+            load_tree(Path(name) / CHECKPOINT)
+            yield "" if held else f"lost: {runs} {sorted(left)}"
 
 
 FAULTS: dict[str, tuple[Callable[[random.Random, int], Verdicts], int]] = {
@@ -593,28 +569,47 @@ def attempt(name: str, tries: int) -> Counter[str]:
 
 
 def alone(name: str, share: float) -> Counter[str]:
-    """The counts of a fault, tried in a process of its own."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        try:
-            return pool.submit(attempt, name, int(FAULTS[name][1] * share)).result()
-        except BrokenProcessPool:
-            return Counter(crashed=1)
+    """The counts of a fault, tried in a process group of its own; whatever is left when that is killed is removed."""
+    command = [sys.executable, "-m", "bench.faults", "--share", str(share), "--fault", name]
+    with tempfile.TemporaryDirectory() as folder:
+        with subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | {"TMPDIR": folder}, stdout=subprocess.PIPE, start_new_session=True
+        ) as process:
+            UNDERWAY.add(process.pid)
+            counts = process.communicate()[0]
+            UNDERWAY.remove(process.pid)
+        for disk in filter(Path.is_mount, Path(folder).glob("*/*")):
+            subprocess.run(["umount", disk], check=True)
+    return Counter(crashed=1) if process.returncode else Counter(json.loads(counts))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the table. Returns the exit status: 1 where anything was lost, executed or crashed."""
+    """Prints the table. Returns the exit status: 1 where anything was lost, executed or crashed, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--share", type=float, default=1.0, help="of the tries, in 0..1; default: all")
-    share = parser.parse_args(arguments).share
+    parser.add_argument("--fault", choices=FAULTS, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.fault:
+        print(json.dumps(attempt(options.fault, int(FAULTS[options.fault][1] * options.share))))
+        return 0
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     print(f"seed {SEED}; Python {platform.python_version()}, NumPy {np.__version__}, {platform.platform()}", flush=True)
     with ThreadPoolExecutor(2) as pool:
-        counts = dict(zip(FAULTS, pool.map(lambda name: alone(name, share), FAULTS)))
+        try:
+            counts = dict(zip(FAULTS, pool.map(lambda name: alone(name, options.share), FAULTS)))
+        except KeyboardInterrupt:
+            for group in UNDERWAY.copy():
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(group, signal.SIGKILL)
+            print("faults: stopped", file=sys.stderr)
+            return 130
     print("\n| fault | tried | held |\n|---|---|---|")
     for name, counted in counts.items():
         print(f"| {name} | {counted['tried']} | {counted['held']} |")
-    harm = {kind: sum(counted[kind] for counted in counts.values()) for kind in ("lost", "executed", "crashed")}
-    print("\n" + ", ".join(f"{kind}: {number}" for kind, number in harm.items()))
+    harm = {
+        verdict: sum(counted[verdict] for counted in counts.values()) for verdict in ("lost", "executed", "crashed")
+    }
+    print("\n" + ", ".join(f"{verdict}: {number}" for verdict, number in harm.items()))
     return int(any(harm.values()))
 
 

@@ -28,16 +28,20 @@ def call(function: str, *arguments: object) -> bytes:
     return named(function) + b"(" + b"".join(pushes) + b"tR"
 
 
-def weights(dtype: str = "<f4", shape: tuple[object, ...] = (4,), content: bytes = bytes(16)) -> bytes:
-    """A file of weights with this for its bias."""
-    bias = {"dtype": dtype, "shape": list(shape), "bytes": content}
-    W = {"dtype": "<f4", "shape": [2, 4], "bytes": bytes(32)}
+def array(dtype: str = "<f4", shape: tuple[object, ...] = (4,), content: bytes = bytes(16)) -> dict[str, object]:
+    """An array as files of weights hold it."""
+    return {"dtype": dtype, "shape": list(shape), "bytes": content}
+
+
+def weights(bias: object = None, **changed: object) -> bytes:
+    """A file of weights that is sound but for what is given."""
+    params = {"W1": array(shape=(2, 4), content=bytes(32)), "b1": array() if bias is None else bias}
+    tree = {"format": 1, "params": params, "layers": [2, 4], "classes": list("0123"), "accuracy": 0.5}
     texts = {"activation": "relu", "loss": "cross_entropy", "dataset": "mnist", "measured_on": "test"}
-    tree = {"format": 1, "params": {"W1": W, "b1": bias}, "layers": [2, 4], "classes": list("0123"), "accuracy": 0.5}
     buffer = io.BytesIO()
     pickler = pickle.Pickler(buffer, 4)
     pickler.fast = True
-    pickler.dump(tree | texts)
+    pickler.dump(tree | texts | changed)
     return buffer.getvalue()
 
 
@@ -51,25 +55,14 @@ def zipped(name: str, content: bytes) -> bytes:
 PY, SH, SYSTEM, TOUCH, P4 = "open('canary', 'w')", "touch canary", b"cos\nsystem\n", text("touch canary"), b"\x80\x04"
 PLANT = P4 + call("os:system", SH) + b"."
 CALLS: dict[str, list[object]] = {
-    "os:system": [SH],
-    "posix:system": [SH],
-    "os:mkdir": ["canary"],
-    "subprocess:call": [SH.split()],
-    "subprocess:Popen": [SH.split()],
-    "subprocess:getoutput": [SH],
-    "builtins:eval": [PY],
-    "builtins:exec": [PY],
-    "builtins:open": ["canary", "w"],
-    "cProfile:run": [PY],
-    "runpy:run_path": ["planted.py"],
+    "os:system": [SH], "posix:system": [SH], "os:mkdir": ["canary"], "subprocess:call": [SH.split()],
+    "subprocess:Popen": [SH.split()], "subprocess:getoutput": [SH], "builtins:eval": [PY], "builtins:exec": [PY],
+    "builtins:open": ["canary", "w"], "cProfile:run": [PY], "runpy:run_path": ["planted.py"],
     "timeit:timeit": [PY, "pass", named("time:perf_counter"), 1],
-    "shutil:copyfile": ["hostile.pkl", "canary"],
-    "numpy:load": ["planted.pkl", None, True],
-    "numpy:savetxt": ["canary", [1.0]],
-    "numpy:memmap": ["canary", "uint8", "w+", 0, 1],
-    "numpy.testing._private.utils:runstring": [PY, {}],
-    "numpy.f2py.crackfortran:myeval": [PY],
-}
+    "shutil:copyfile": ["hostile.pkl", "canary"], "numpy:load": ["planted.pkl", None, True],
+    "numpy:savetxt": ["canary", [1.0]], "numpy:memmap": ["canary", "uint8", "w+", 0, 1],
+    "numpy.testing._private.utils:runstring": [PY, {}], "numpy.f2py.crackfortran:myeval": [PY],
+}  # fmt: skip
 RUNNING = {f"call of {function}": P4 + call(function, *arguments) + b"." for function, arguments in CALLS.items()} | {
     "GLOBAL": SYSTEM + TOUCH + b"\x85R.",
     "protocol 0": SYSTEM + b"(S'touch canary'\ntR.",
@@ -90,18 +83,11 @@ RUNNING = {f"call of {function}": P4 + call(function, *arguments) + b"." for fun
     "numpy.vectorize": P4 + call("numpy:vectorize", named("os:system")) + TOUCH + b"\x85R.",
 }
 LIES = [
-    ("BINBYTES8", b"\x8e", "<Q", 2**40),
-    ("BINBYTES8", b"\x8e", "<Q", 2**63),
-    ("BYTEARRAY8", b"\x96", "<Q", 2**40),
-    ("BINUNICODE8", b"\x8d", "<Q", 2**40),
-    ("LONG4", b"\x8b", "<i", 2**31 - 1),
-    ("LONG4", b"\x8b", "<i", -1),
-    ("BINBYTES", b"B", "<I", 2**32 - 1),
-    ("BINUNICODE", b"X", "<I", 2**32 - 1),
-    ("FRAME", b"\x95", "<Q", 2**40),
-    ("LONG_BINPUT", b"}r", "<I", 2**31),
-    ("LONG_BINGET", b"j", "<I", 2**31),
-]
+    ("BINBYTES8", b"\x8e", "<Q", 2**40), ("BINBYTES8", b"\x8e", "<Q", 2**63), ("BYTEARRAY8", b"\x96", "<Q", 2**40),
+    ("BINUNICODE8", b"\x8d", "<Q", 2**40), ("LONG4", b"\x8b", "<i", 2**31 - 1), ("LONG4", b"\x8b", "<i", -1),
+    ("BINBYTES", b"B", "<I", 2**32 - 1), ("BINUNICODE", b"X", "<I", 2**32 - 1), ("FRAME", b"\x95", "<Q", 2**40),
+    ("LONG_BINPUT", b"}r", "<I", 2**31), ("LONG_BINGET", b"j", "<I", 2**31),
+]  # fmt: skip
 LYING = {f"{name} of {number}": opcode + struct.pack(form, number) + b"abc." for name, opcode, form, number in LIES}
 OPCODES = LYING | {
     "NEWOBJ": b"csubprocess\nPopen\n)\x81.",
@@ -110,19 +96,10 @@ OPCODES = LYING | {
     "PERSID": b"Pcanary\n.",
     "BINPERSID": text("canary") + b"Q.",
     "LONG": b"L" + b"9" * 1_000_000 + b"L\n.",
-    "INT": b"I1\n.",
-    "FLOAT": b"F1\n.",
-    "STRING": b"S'canary'\n.",
-    "UNICODE": b"Vcanary\n.",
-    "GET": b"g0\n.",
-    "PUT": b"}p0\n.",
-    "LIST": b"(l.",
-    "DICT": b"(d.",
-    "TUPLE": b"(t.",
-    "EMPTY_SET": b"\x8f.",
+    "INT": b"I1\n.", "FLOAT": b"F1\n.", "STRING": b"S'canary'\n.", "UNICODE": b"Vcanary\n.",
+    "GET": b"g0\n.", "PUT": b"}p0\n.", "LIST": b"(l.", "DICT": b"(d.", "TUPLE": b"(t.", "EMPTY_SET": b"\x8f.",
     "FROZENSET for a key": b"}(K\x01\x91Ns.",
-    "NEXT_BUFFER": b"\x97.",
-    "READONLY_BUFFER": b"\x97\x98.",
+    "NEXT_BUFFER": b"\x97.", "READONLY_BUFFER": b"\x97\x98.",
     "doubled by DUP": b")" + b"2\x86" * 60 + b".",
     "doubled by the memo": b"]" + b"".join(b"\x94h%ch%c\x86" % (i, i) for i in range(60)) + b".",
     "lists in lists": b"]" * 100_000 + b"a" * 99_999 + b".",
@@ -132,13 +109,29 @@ OPCODES = LYING | {
     "a list for a key": b"}]Ns.",
     "millions of dicts": b"](" + b"}" * 9_000_000 + b"e.",
     "keys that collide": b"}(" + b"".join(long1((2**61 - 1) * i) + b"N" for i in range(1, 30_000)) + b"u.",
-    "no STOP": b"}",
-    "STOP alone": b".",
-    "MARK alone": b"(.",
-    "POP of nothing": b"0.",
+    "no STOP": b"}", "STOP alone": b".", "MARK alone": b"(.", "POP of nothing": b"0.",
     "APPENDS to a number": b"K\1(Ne.",
     "a long name": b"}(" + text("params") + b"}X\0\0\x10\0" + b"a" * 2**20 + b"Ns" + text("layers") + b"](K\2K\4eu.",
-}
+}  # fmt: skip
+ARRAYS = {  # in the place of a bias of four float32
+    "a huge shape": array(shape=(2**40, 4)), "a shape that overflows": array(shape=(2**32, 2**32)),
+    "a negative shape": array(shape=(-2, -2)), "another shape": array(shape=(2, 2)),
+    "a shape of texts": array(shape=("4",)), "a shape of floats": array(shape=(4.0,)),
+    "a shape of a long": array(shape=(2**2000,)),
+    "too few bytes": array(content=bytes(12)), "bytes cut within a number": array(content=bytes(15)),
+    "too many bytes": array(content=bytes(20)), "no bytes": array(content=b""),
+    "NaN": array(content=b"\xff" * 16), "infinity": array(content=b"\0\0\x80\x7f" * 4),
+    "objects": array("|O"), "pointers": array("<O8", (2,)), "records": array("V4"), "integers": array("<i4"),
+    "complex": array("<c8", (2,)), "halves": array("<f2", (8,)), "big-endian": array(">f4"),
+    "no dtype": array("canary\n" * 99),
+}  # fmt: skip
+CHANGED: dict[str, dict[str, object]] = {
+    "another format": {"format": 2}, "no layers": {"layers": None}, "layers of texts": {"layers": ["2", "4"]},
+    "other layers": {"layers": [3, 4]}, "numbers for parameters": {"params": {"W1": 1, "b1": 1}},
+    "too few classes": {"classes": ["0"]}, "numbers for classes": {"classes": [0, 1, 2, 3]},
+    "an accuracy of 2": {"accuracy": 2.0}, "an accuracy of NaN": {"accuracy": float("nan")},
+    "measured on another set": {"measured_on": "training"},
+}  # fmt: skip
 REFUSED = {name: b"\x80\x05" + content for name, content in OPCODES.items()} | {
     "protocol 255": b"\x80\xff}.",
     "nothing": b"",
@@ -149,26 +142,7 @@ REFUSED = {name: b"\x80\x05" + content for name, content in OPCODES.items()} | {
     "a pickle in a zip": zipped("archive/data.pkl", PLANT),
     "a pickle of NumPy's": pickle.dumps({"params": {"W1": np.zeros((2, 4))}}),
     "objects of NumPy's": pickle.dumps(np.array([None, PLANT])),
-    "a huge shape": weights(shape=(2**40, 4)),
-    "a shape that overflows": weights(shape=(2**32, 2**32)),
-    "a negative shape": weights(shape=(-2, -2)),
-    "another shape": weights(shape=(2, 2)),
-    "a shape of texts": weights(shape=("4",)),
-    "a shape of floats": weights(shape=(4.0,)),
-    "a shape of a long": weights(shape=(2**2000,)),
-    "too few bytes": weights(content=bytes(12)),
-    "bytes cut within a number": weights(content=bytes(15)),
-    "too many bytes": weights(content=bytes(20)),
-    "no bytes": weights(content=b""),
-    "NaN": weights(content=b"\xff" * 16),
-    "infinity": weights(content=b"\0\0\x80\x7f" * 4),
-    "objects": weights("|O"),
-    "pointers": weights("<O8", (2,)),
-    "records": weights("V4"),
-    "integers": weights("<i4"),
-    "complex": weights("<c8", (2,)),
-    "halves": weights("<f2", (8,)),
-    "big-endian": weights(">f4"),
-    "no dtype": weights("canary\n" * 99),
 }
+REFUSED |= {name: weights(bias) for name, bias in ARRAYS.items()}
+REFUSED |= {name: weights(**changed) for name, changed in CHANGED.items()}
 HOSTILE = RUNNING | REFUSED

@@ -129,14 +129,8 @@ def launch(job: Job, ranks: int = 2, threads: int = 1, far: bool = False) -> Ste
 
 def execute(start: list[str], command: list[str], variables: Mapping[str, str]) -> str:
     """What a Python command prints when start, of mpiexec, has started it. RuntimeError where it fails."""
-    done = subprocess.run(
-        [*start, sys.executable, *command],
-        cwd=ROOT,
-        capture_output=True,
-        env=os.environ | variables,
-        text=True,
-        timeout=600,
-    )
+    whole, environment = [*start, sys.executable, *command], os.environ | variables
+    done = subprocess.run(whole, cwd=ROOT, capture_output=True, env=environment, text=True, timeout=600)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
     return done.stdout
@@ -249,15 +243,8 @@ def fit(measured: Mapping[tuple[Job, float], Step]) -> Model:
 
 def compare_results() -> None:
     """Prints what ranks learn beside one process: the same parameters, and as good a test accuracy."""
-    print(
-        header(
-            "ranks",
-            "parameters after 468 steps in float64 differ by",
-            "after one step in float32",
-            "`make train`: test accuracy",
-            "seconds of training",
-        )
-    )
+    differences = "parameters after 468 steps in float64 differ by", "after one step in float32"
+    print(header("ranks", *differences, "`make train`: test accuracy", "seconds of training"))
     with tempfile.TemporaryDirectory() as folder:
         trained: dict[int, list[nn.Params]] = {}
         for ranks in (1, 2, 3):
@@ -269,25 +256,15 @@ def compare_results() -> None:
             threads = {"OPENBLAS_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks))}
             said = execute([str(MPIEXEC), "-n", str(ranks)], command, threads)
             accuracy, seconds = re.findall(r"accuracy ([\d.]+%) .*, ([\d.]+) s", said)[0]
-            differences = (
-                f"{max(np.abs(A - alone[k]).max() for k, A in params.items()):.1g}"
-                for params, alone in zip(trained[ranks], trained[1])
-            )
-            print(line(str(ranks), *differences, accuracy, seconds), flush=True)
+            pairs = zip(trained[ranks], trained[1])
+            most = (max(np.abs(A - alone[k]).max() for k, A in params.items()) for params, alone in pairs)
+            print(line(str(ranks), *(f"{difference:.1g}" for difference in most), accuracy, seconds), flush=True)
 
 
 def compare_on_one_machine() -> None:
     """Prints one process of two threads beside two ranks of one thread."""
-    print(
-        header(
-            "width",
-            "batch",
-            "1 process, 2 threads: s an epoch",
-            "2 ranks, 1 thread: s an epoch",
-            "ranks / process",
-            "in Allreduce",
-        )
-    )
+    times = "1 process, 2 threads: s an epoch", "2 ranks, 1 thread: s an epoch"
+    print(header("width", "batch", *times, "ranks / process", "in Allreduce"))
     for width in (128, 256, 512, 1024):
         for batch in BATCHES:
             job = Job(width, batch, max(10, 60_000 * 64 // (batch * width)))

@@ -1,6 +1,10 @@
 """Tests of fault injection: a few tries of every fault, and that harm is noticed where there is some."""
 
+import os
 import random
+import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -35,12 +39,19 @@ def test_a_few_tries_do_no_harm(monkeypatch: pytest.MonkeyPatch, name: str) -> N
 
 def test_each_hostile_file_is_another() -> None:
     files = len(hostile.RUNNING) + len(hostile.REFUSED)
-    assert files == len(hostile.HOSTILE) == len(set(hostile.HOSTILE.values())) >= 40
+    assert files == len(hostile.HOSTILE) == len(set(hostile.HOSTILE.values())) >= 110
 
 
 def test_hostile_weights_are_sound_but_for_their_fault(tmp_path: Path) -> None:
-    (tmp_path / "w.pkl").write_bytes(hostile.weights())
-    assert load_weights(tmp_path / "w.pkl")["layers"] == [2, 4]
+    path = tmp_path / "w.pkl"
+    path.write_bytes(hostile.weights())
+    assert load_weights(path)["layers"] == [2, 4]
+    for name, content in hostile.REFUSED.items():
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="does not hold weights") as refusal:
+            load_weights(path)
+        assert ("missing" in str(refusal.value)) == (name == "no layers"), name
+        assert ("format 1" in str(refusal.value)) == (name == "another format"), name
 
 
 def test_harm_is_counted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,3 +81,22 @@ def test_harm_decides_the_exit_status(
     assert "| fault | 9 | 8 |" in out
     harms = "lost", "executed", "crashed"
     assert out.endswith("\n" + ", ".join(f"{name}: {harm.get(name, 0)}" for name in harms) + "\n")
+
+
+def test_ctrl_c_ends_all_with_one_line(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench.faults", "--share", "0.1"],
+        cwd=faults.ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    while len(list(tmp_path.glob("*/*/*"))) < 2:  # what is in the folders of the first two faults
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "faults: stopped\n") and out.startswith("seed ")
+    assert not list(tmp_path.iterdir())

@@ -46,21 +46,20 @@ def assert_close(ours: nn.Params, theirs: nn.Params, error: float) -> None:
         assert np.abs(ours[k] - theirs[k]).max() <= error * np.abs(theirs[k]).max()
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_ranks_reach_in_float64_what_one_process_does(tmp_path: Path, count: int) -> None:
+def test_ranks_reach_in_float64_what_one_process_does(tmp_path: Path) -> None:
     """With augmentation, and batches of 128, which three do not split evenly."""
-    trained = []
-    for n in (1, count):
+    for n in (1, 2, 3):
         ranks.launch(ranks.Job(32, 128, 20, 2, "float64", True, str(tmp_path / f"{n}.pkl")), n)
-        trained.append(cast(nn.Params, load_tree(tmp_path / f"{n}.pkl")))
-    assert trained[0]["W1"].dtype == np.float64
-    assert_close(trained[0], trained[1], 1e-12)
+    one, *others = (cast(nn.Params, load_tree(tmp_path / f"{n}.pkl")) for n in (1, 2, 3))
+    assert one["W1"].dtype == np.float64
+    for params in others:
+        assert_close(params, one, 1e-12)
 
 
 def test_the_command_is_as_accurate_with_ranks_and_rank_0_alone_prints(tmp_path: Path) -> None:
     scores = []
     for count in (1, 2, 3):
-        once = "--samples", "128", "--epochs", "1", "--optimizer", "sgd"  # Adam divides rounding by next to nothing
+        once = "--samples", "128", "--epochs", "1", "--optimizer", "sgd"  # with augmentation; Adam magnifies rounding
         assert train(count, tmp_path / "step.pkl", *once)[0] == 0
         step = load_weights(tmp_path / "step.pkl")["params"]
         status, out, err = train(count, tmp_path / "epoch.pkl", "--epochs", "2", "--augment", "none")
@@ -69,7 +68,7 @@ def test_the_command_is_as_accurate_with_ranks_and_rank_0_alone_prints(tmp_path:
         assert found
         scores.append((step, int(found[1])))
     for step, errors in scores[1:]:
-        assert_close(step, scores[0][0], 1e-5)
+        assert_close(step, scores[0][0], 1e-6)
         assert abs(errors - scores[0][1]) <= 10
 
 
@@ -85,7 +84,8 @@ def test_a_checkpoint_goes_on_with_any_number_of_ranks(tmp_path: Path) -> None:
         process.stdout.readline()  # of the first epoch
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=60)[1]
-        assert process.returncode == 130 and not weights.exists() and "with --resume goes on" in said
+        assert process.returncode == 130 and not weights.exists()
+        assert said.count("train.py: stopped; the same command with --resume goes on") == said.count("train.py") == 1
         assert train(after, weights, *SMALL, "--epochs", "30", "--resume")[0] == 0
         assert_close(load_weights(weights)["params"], whole, 1e-4)
 

@@ -27,9 +27,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import data.load
 from data import sources
 from data.fetch import FetchError, fetch, main
-from data.load import CLASSES, load
+from data.load import CLASSES, load, load_sets
 from data.sources import DATASETS, FASHION_MNIST, MNIST, NAMES, Dataset, File, read_verified
 
 Tiny = Callable[..., Dataset]  # makes a dataset of mirrors that behave as named
@@ -715,3 +716,35 @@ def test_load_names_a_missing_file(tmp_path: Path, name: str) -> None:
 def test_load_refuses_unknown_names(dataset_name: str, split: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         load(dataset_name, split)
+
+
+def equal(one: data.load.Dataset, other: data.load.Dataset) -> bool:
+    return all(np.array_equal(one[i], other[i]) for i in (0, 1))
+
+
+@pytest.mark.parametrize(("samples", "count"), [(0, 12), (5, 5), (12, 12)])
+def test_samples_are_the_first_of_the_training_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, samples: int, count: int
+) -> None:
+    fill(tmp_path / "mnist")
+    monkeypatch.setattr(data.load, "HOME", tmp_path)
+    X, Y = load("mnist", "train")
+    trained, measured = load_sets("mnist", samples=samples)
+    assert equal(trained, (X[:count], Y[:count])) and equal(measured, load("mnist", "test"))
+    with pytest.raises(ValueError, match="there are 12 training samples, fewer than the 13 asked for"):
+        load_sets("mnist", samples=13)
+
+
+@pytest.mark.parametrize(("samples", "count"), [(0, 8), (5, 5), (8, 8)])
+def test_the_validation_set_is_the_last_of_the_training_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, samples: int, count: int
+) -> None:
+    fill(tmp_path / "mnist")
+    (tmp_path / "mnist" / NAMES[2]).unlink()  # the test set is not read
+    monkeypatch.setattr(data.load, "HOME", tmp_path)
+    monkeypatch.setattr(data.load, "VALIDATION", 4)
+    X, Y = load("mnist", "train")
+    trained, measured = load_sets("mnist", True, samples)
+    assert equal(trained, (X[:count], Y[:count])) and equal(measured, (X[8:], Y[8:]))
+    with pytest.raises(ValueError, match="there are 8 training samples, fewer than the 9 asked for"):
+        load_sets("mnist", True, 9)

@@ -6,6 +6,7 @@ Everything in data/image.py was chosen with --validation.
 
 import argparse
 import io
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,18 +33,10 @@ Condition: TypeAlias = Callable[[Digit, Generator], bytes]  # -> the content of 
 ALLOWED, ALLOWED_AS_THEY_ARE = 2.0, 0.3  # points lost: under a condition, by the dataset's own images
 PAPER_AND_INK = (225, 222, 215), (250, 240, 215), (45, 45, 55), (35, 55, 150), (40, 65, 50), (225, 225, 215)
 WHITE, CREAM, BLACK, BLUE, BOARD, CHALK = map(np.array, PAPER_AND_INK)
-TURNS = {  # EXIF orientation: how the image lies in the file
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
+TRANSPOSES = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_90 TRANSVERSE ROTATE_270"
+TURNS = {  # EXIF orientation, counted from 2: how the image lies in the file
+    n: Image.Transpose[name] for n, name in enumerate(TRANSPOSES.split(), start=2)
 }
-
-
-# Ink
 
 
 def enlarge(x: Digit, side: int) -> Ink:
@@ -69,9 +62,6 @@ def write(x: Digit, rng: Generator) -> Ink:
     return place(redraw(x, 300), 480, 640, rng)
 
 
-# Paper and light
-
-
 def colour(ink: Ink, paper: Colours, pen: Colours) -> Colours:
     """Ink of one colour over paper of one colour, or over a sheet."""
     return paper + ink[..., np.newaxis] * (pen - paper)
@@ -79,10 +69,9 @@ def colour(ink: Ink, paper: Colours, pen: Colours) -> Colours:
 
 def across(rows: int, columns: int, rng: Generator) -> Ink:
     """A ramp from about -1 to about 1 in any direction."""
-    angle = rng.uniform(0, 2 * np.pi)
+    angle = rng.uniform(0, 2 * math.pi)
     y, x = np.linspace(-1, 1, rows)[:, np.newaxis], np.linspace(-1, 1, columns)
-    ramp: Ink = np.cos(angle) * y + np.sin(angle) * x
-    return ramp
+    return math.cos(angle) * y + math.sin(angle) * x
 
 
 def falling_off(rows: int, columns: int, rng: Generator) -> Ink:
@@ -109,11 +98,8 @@ def rules(rows: int, columns: int, step: int, width: int) -> Ink:
     return np.repeat(((np.arange(rows) % step) < width)[:, np.newaxis], columns, axis=1).astype(np.float64)
 
 
-# Files
-
-
 def to_image(A: Colours) -> Image.Image:
-    return Image.fromarray(np.clip(np.rint(A), 0, 255).astype(np.uint8))
+    return Image.fromarray(A if A.dtype == np.uint16 else np.clip(np.rint(A), 0, 255).astype(np.uint8))
 
 
 def save(A: Colours | Image.Image, format: str = "PNG", **options: object) -> bytes:
@@ -122,9 +108,6 @@ def save(A: Colours | Image.Image, format: str = "PNG", **options: object) -> by
     image = A if isinstance(A, Image.Image) else to_image(A)
     image.save(buffer, format, **options)
     return buffer.getvalue()
-
-
-# Conditions
 
 
 def cut_off(x: Digit, rng: Generator) -> bytes:
@@ -176,12 +159,6 @@ def canvas(x: Digit, rng: Generator, pen: int) -> bytes:
     return save(np.stack([*3 * [np.full_like(alpha, pen)], alpha], axis=-1))
 
 
-def deep(x: Digit, rng: Generator) -> bytes:
-    """Grey levels of 16 bits."""
-    levels = 65535 - 60000 * place(enlarge(x, 200), 300, 300, rng)
-    return save(Image.fromarray(levels.astype(np.uint16)))
-
-
 def palette(x: Digit, rng: Generator, format: str) -> bytes:
     return save(to_image(colour(place(enlarge(x, 200), 300, 300, rng), CREAM, BLUE)).quantize(16), format)
 
@@ -223,7 +200,7 @@ CONDITIONS: dict[str, Condition] = {
     "paper on a dark table": on_a_table,
     "black on transparent": lambda x, rng: canvas(x, rng, 0),
     "white on transparent": lambda x, rng: canvas(x, rng, 255),
-    "16 bit": deep,
+    "16 bit": lambda x, rng: save((65535 - 60000 * place(enlarge(x, 200), 300, 300, rng)).astype(np.uint16)),
     "PNG with a palette": lambda x, rng: palette(x, rng, "PNG"),
     "GIF": lambda x, rng: palette(x, rng, "GIF"),
     "BMP": lambda x, rng: save(colour(place(enlarge(x, 100), 150, 200, rng), CREAM, BLUE), "BMP"),

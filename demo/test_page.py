@@ -1,7 +1,6 @@
 """Tests of the page in Chromium, with the weights of `make train`. DEMO_SHOTS names a folder for the screenshots."""
 
 import contextlib
-import io
 import os
 import re
 import shutil
@@ -14,9 +13,10 @@ import pytest
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
-from demo.test_app import KEY, LAYERS, keep_random, start, stop
+from demo.robustness import save
+from demo.test_app import KEY, LAYERS, keep_random, started
 
-ROOT = Path(__file__).resolve().parent.parent
+WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "mnist.pkl"
 Stroke = list[tuple[float, float]]  # points in [0, 1], from the upper left of the sheet
 Launch = Callable[..., tuple[subprocess.Popen[str], str]]  # flags of the command
 Visit = Callable[..., Page]  # url, width, scheme, touch
@@ -53,24 +53,16 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    weights = ROOT / "weights" / "mnist.pkl"
-    assert weights.exists(), "there are no weights; make train"
-    process, url = start("--port", 0, "--weights", weights)
-    yield url
-    stop(process)
+    assert WEIGHTS.exists(), "there are no weights; make train"
+    with started("--port", 0, "--weights", WEIGHTS) as (_, url):
+        yield url
 
 
 @pytest.fixture
 def launch() -> Iterator[Launch]:
-    """As start, and stops what it started."""
+    """Starts servers, and stops them in the end."""
     with contextlib.ExitStack() as stack:
-
-        def launch(*arguments: object) -> tuple[subprocess.Popen[str], str]:
-            process, url = start(*arguments)
-            stack.callback(stop, process)
-            return process, url
-
-        yield launch
+        yield lambda *arguments: stack.enter_context(started(*arguments))
 
 
 @pytest.fixture
@@ -114,13 +106,17 @@ def path_on(page: Page, stroke: Stroke) -> Stroke:
     return [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in stroke]
 
 
-def draw(page: Page, strokes: Sequence[Stroke]) -> None:
+def trace(page: Page, strokes: Sequence[Stroke]) -> None:
     for stroke in strokes:
         for n, (x, y) in enumerate(path_on(page, stroke)):
             page.mouse.move(x, y, steps=3)
             if n == 0:
                 page.mouse.down()
         page.mouse.up()
+
+
+def draw(page: Page, strokes: Sequence[Stroke]) -> None:
+    trace(page, strokes)
     settle(page)
 
 
@@ -142,9 +138,7 @@ def make_file(text: str = "7") -> bytes:
     image = Image.new("RGB", (400, 300), "white")
     for stroke in DIGITS[text]:
         ImageDraw.Draw(image).line([(50 + 300 * x, 300 * y) for x, y in stroke], "black", 22, "curve")
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
+    return save(image)
 
 
 def test_ten_drawn_digits_are_read(url: str, visit: Visit, shots: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,10 +167,9 @@ def test_the_answer_comes_while_one_is_drawing(url: str, visit: Visit) -> None:
 def test_drawing_with_a_finger_does_not_scroll(url: str, visit: Visit, shots: Path) -> None:
     page = visit(url, 375, touch=True)
     touch = page.context.new_cdp_session(page)
-    x, y = zip(*path_on(page, DIGITS["3"][0]))
-    for n, point in enumerate(zip(x, y)):
-        kind = "touchMove" if n else "touchStart"
-        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": point[0], "y": point[1]}]})
+    for n, (x, y) in enumerate(path_on(page, DIGITS["3"][0])):
+        move = "touchMove" if n else "touchStart"
+        touch.send("Input.dispatchTouchEvent", {"type": move, "touchPoints": [{"x": x, "y": y}]})
     touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
     settle(page)
     assert page.inner_text("#name") == "3" and page.evaluate("scrollY") == 0
@@ -214,12 +207,7 @@ def test_an_answer_of_before_is_not_shown(url: str, visit: Visit) -> None:
     page = visit(url)
     held: list[Route] = []
     page.route("**/api/predict", lambda route: held.append(route))
-    x, y = zip(*path_on(page, DIGITS["1"][0]))
-    page.mouse.move(x[0], y[0])
-    page.mouse.down()
-    for a, b in zip(x, y):
-        page.mouse.move(a, b, steps=10)
-    page.mouse.up()
+    trace(page, DIGITS["1"])
     page.wait_for_timeout(300)
     assert len(held) == 1  # the others wait
     page.keyboard.press("c")
@@ -243,13 +231,10 @@ def test_a_lost_server_is_told_and_found_again(tmp_path: Path, launch: Launch, v
     page = visit(url)
     draw(page, DIGITS["7"])
     before = page.inner_text("#name")
-    stop(process)
+    process.terminate()
+    process.wait()
     page.keyboard.press("c")
-    x, y = path_on(page, [(0.3, 0.2)])[0]
-    page.mouse.move(x, y)
-    page.mouse.down()
-    page.mouse.move(x + 100, y + 100, steps=5)
-    page.mouse.up()
+    trace(page, [[(0.3, 0.2), (0.6, 0.5)]])
     expect(page.locator("#status")).to_have_text("The server does not answer; trying again…")
     page.screenshot(path=shots / "lost.png")
     page.keyboard.press("z")
@@ -310,9 +295,7 @@ def test_an_image_is_opened(url: str, visit: Visit, shots: Path) -> None:
 
 
 @pytest.mark.parametrize("measured_on", ["test", "validation"])
-def test_the_accuracy_is_of_the_set_it_was_measured_on(
-    measured_on: str, tmp_path: Path, launch: Launch, visit: Visit
-) -> None:
+def test_the_accuracy_names_its_set(measured_on: str, tmp_path: Path, launch: Launch, visit: Visit) -> None:
     _, url = launch("--port", 0, "--weights", keep_random(tmp_path / "w.pkl", LAYERS, measured_on=measured_on))
     told = f"784 – 12 – 6 – 10 units · relu · reads 50.0 % of the {measured_on} set right"
     expect(visit(url).locator("#network")).to_have_text(told)

@@ -27,8 +27,9 @@ def made_up(N: int, seed: int) -> Dataset:
 
 
 @pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> dict[str, Dataset]:
+def few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Dataset]:
     """Three hundred images to train on, the last hundred of them for validation, and two hundred to test on."""
+    monkeypatch.chdir(tmp_path)
     sets = {"train": made_up(300, seed=0), "test": made_up(200, seed=1)}
     monkeypatch.setattr("data.load.VALIDATION", 100)
     for module in ("data.load", "demo.plots"):
@@ -150,13 +151,8 @@ def test_run_is_drawn_from_the_test_images(few: dict[str, Dataset]) -> None:
 
 @pytest.mark.parametrize("dataset", CLASSES)
 def test_command_writes_small_png_files(
-    few: dict[str, Dataset],
-    dataset: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    few: dict[str, Dataset], dataset: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     plots.follow(train.parse_config([*FLAGS, "--dataset", dataset]))
     lines = capsys.readouterr().out.splitlines()
     assert plots.main([*FLAGS, "--dataset", dataset]) == 0
@@ -168,13 +164,10 @@ def test_command_writes_small_png_files(
         assert 5_000 < path.stat().st_size < 200_000  # noise is hard to pack
 
 
-@pytest.mark.parametrize(
-    "flags, message",
-    [
-        ([], "make data DATASET=mnist"),
-        (["--to", "file"], "file: File exists; check that folder, or name another with --to"),
-    ],
-)
+NO_FOLDER = "file: File exists; check that folder, or name another with --to"
+
+
+@pytest.mark.parametrize("flags, message", [([], "make data DATASET=mnist"), (["--to", "file"], NO_FOLDER)])
 def test_errors_are_told(
     flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -186,12 +179,13 @@ def test_errors_are_told(
     assert not out and err.startswith("demo.plots: ") and err.endswith(f"{message}\n") and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("flag", ["--evaluate", "--resume", "--weights=mine.pkl", "--min-accuracy=0.9"])
-def test_no_part_of_a_run_is_drawn(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("flag", ["--evaluate", "--resume", "--weights=mine.pkl", "--min-accuracy=0.9", "--layers=9"])
+def test_flags_that_fit_no_whole_run_are_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         plots.main([flag])
-    assert stop.value.code == 2
-    assert capsys.readouterr().err.endswith(f"no weights are kept: leave out {flag.partition('=')[0]}\n")
+    name = flag.partition("=")[0]
+    message = "must go from 784 pixels" if name == "--layers" else f"no weights are kept: leave out {name}\n"
+    assert stop.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_ctrl_c_stops_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,9 +19,8 @@ TOUR = Path(__file__).resolve().with_name("walkthrough.py")
 @pytest.mark.skipif(not (data.load.HOME / "mnist").exists(), reason="the images are missing: make data")
 def test_script_tells_the_truth(tmp_path: Path) -> None:
     started = time.perf_counter()
-    out = subprocess.run(
-        [sys.executable, TOUR], cwd=tmp_path, check=True, stdout=subprocess.PIPE, encoding="utf-8"
-    ).stdout
+    command = [sys.executable, str(TOUR)]
+    out = subprocess.run(command, cwd=tmp_path, check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout
     assert time.perf_counter() - started < 60
     assert out.splitlines()[:3] == [
         "z3 = 1.27   L = 1.6129   dL/db = -2.54   dL/dw = -5.08",

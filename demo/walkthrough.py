@@ -89,9 +89,8 @@ by_w = (neuron(w + h, b)[1] - neuron(w - h, b)[1]) / (2 * h)
 print(f"by nudging:  dL/db = {by_b:.2f}   dL/dw = {by_w:.2f}")
 
 # %% [markdown]
-# `nn.py` does the same for any number of neurons. To it a loss is any function of the last layer's Z and the targets T
-# that tells two things: its value, and its gradient with respect to Z. Here is our L; with one sample of one neuron, Z
-# and T are (1, 1).
+# `nn.py` does the same for many neurons. A loss, to it, is any function of the last layer's Z and the targets T that
+# gives a value, and its gradient with respect to Z. Here is ours; for one sample of one neuron, Z and T are (1, 1).
 
 
 # %%
@@ -143,8 +142,7 @@ for name, theta in params.items():
 
 # %% [markdown]
 # `forward_propagation` returns every layer's result, since the way back will need them. Rows are samples: follow one
-# row through. The last Z are the *logits*, one number a class. Softmax makes each row positive with the sum 1: read it
-# as probabilities.
+# row through. The last Z are the *logits*. Softmax makes each row positive with the sum 1: read it as probabilities.
 
 # %%
 cache = nn.forward_propagation(params, X, tanh)
@@ -152,8 +150,9 @@ P = nn.softmax(cache["Z2"])
 for name, A in (cache | {"softmax(Z2)": P}).items():
     print(f"{name} {A.shape}\n{A}")
 W1, b1 = params["W1"], params["b1"]
-print(f"by hand, row 3 and unit 0: Z1[3, 0] = 1 · {W1[0, 0]:.3f} + 1 · {W1[1, 0]:.3f} + {b1[0]:.3f}", end="")
-print(f" = {W1[0, 0] + W1[1, 0] + b1[0]:.3f}, and A1[3, 0] = tanh(Z1[3, 0]) = {np.tanh(cache['Z1'][3, 0]):.3f}")
+z = 1 * W1[0, 0] + 1 * W1[1, 0] + b1[0]
+print(f"by hand, row 3 and unit 0: z = 1 · {W1[0, 0]:.3f} + 1 · {W1[1, 0]:.3f} + {b1[0]:.3f} = {z:.3f}", end="")
+print(f", tanh(z) = {np.tanh(z):.3f}; Z1[3, 0] = {cache['Z1'][3, 0]:.3f}, A1[3, 0] = {cache['A1'][3, 0]:.3f}")
 print("sums of the rows of softmax(Z2):", P.sum(axis=1))
 
 # %% [markdown]
@@ -175,8 +174,8 @@ print(f"their mean {-np.log(p).mean():.4f}, and cross_entropy: {loss:.4f}")
 # %% [markdown]
 # ## 4. Backward: who is to blame?
 #
-# The same chain rule as in part 1, now with matrices, from the last layer to the first. The loss has already told its
-# gradient with respect to the logits; `backward_propagation` takes it from there:
+# The same chain rule as in part 1, now with matrices, from the last layer to the first. The loss has told the first
+# line, its gradient with respect to the logits; `backward_propagation` takes it from there:
 #
 #     dZ2 = (softmax(Z2) − T) / N        what was answered, less what is right
 #     dW2 = A1.T @ dZ2                   db2 = the sum of dZ2's rows
@@ -249,8 +248,7 @@ show(figure, "2-xor")
 # ## 6. Images
 #
 # From two inputs to 784: an image of 28 × 28 grey levels, written as one row. The labels are 0 to 9. The last 10,000
-# training images are the *validation set*: the network never learns from them, so they tell how it reads what it has
-# not seen.
+# training images are the *validation set*: never learnt from, they tell how the network reads what it has not seen.
 
 # %%
 try:
@@ -284,19 +282,13 @@ print("untrained: loss {:.2f}, accuracy {:.1%}".format(*measure(params, X_val, Y
 # ## 7. Training
 #
 # `gradient_descent` is the loop of part 5 with three changes. Each step looks at a batch of 128 images only: a rougher
-# gradient, but 391 steps for the price of one. **Adam** gives each weight a step of its own size. And everything it
-# uses is handed in: the batches by an iterator, which here shuffles the images anew each epoch and could augment them;
-# the gradients by a function, which here first scales the pixels to 0..1. After each step it yields the state, which
-# is all that the next one needs. Watch where the two curves part: from there on the network learns the training
-# images more than it learns to read.
-
+# gradient, but 391 steps for the price of one. **Adam** gives each weight a step of its own size. And all that it uses
+# is handed in: the batches by an iterator, which here shuffles the images anew each epoch and could augment them; the
+# gradients by a function, which here first scales the pixels to 0..1. After each step it yields the state, all that the
+# next one needs. Where the two curves part, it begins to learn the training images more than it learns to read.
 
 # %%
-def gradients(params: nn.Params, X: nn.Samples, T: nn.Array) -> tuple[float, nn.Params]:
-    """Of a batch as it is stored, with pixels in 0..255."""
-    return nn.loss_and_gradients(params, scale_pixels(X), T, relu, nn.cross_entropy)
-
-
+gradients: nn.Gradients = lambda params, X, T: nn.loss_and_gradients(params, scale_pixels(X), T, relu)
 T_train = nn.one_hot(Y_train, 10)
 curves: dict[str, list[tuple[float, float]]] = {"training": [], "validation": []}
 state = nn.init_state(params, adam)
@@ -325,8 +317,7 @@ print("the label says", Y_test[0])
 
 # %% [markdown]
 # A hidden unit has 784 weights, one a pixel, so they can be shown as an image of what it looks for. Find strokes and
-# their edges. The speckle in the corners is still the random start: no image has ink there, so its gradient was
-# always 0.
+# their edges. The speckle in the corners is still the random start: no image has ink there, the gradient is always 0.
 
 # %%
 show(plots.draw_first_layer(params["W1"]), "5-first-layer")
