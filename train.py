@@ -142,14 +142,13 @@ def start(config: Config) -> Checkpoint:
 
 def train_epoch(config: Config, data: Dataset, state: nn.State, epoch: int, comm: "MPI.Comm | None" = None) -> nn.State:
     """The state after epoch, counted from 1; its loss is the mean over the steps. ArithmeticError where not finite."""
-    (X, Y), (rank, ranks) = data, (comm.rank, comm.size) if comm else (0, 1)
+    (X, Y), (rank, ranks), losses = data, (comm.rank, comm.size) if comm else (0, 1), list[float]()
     T, rng = nn.one_hot(Y, config.layers[-1], config.label_smoothing), np.random.default_rng([config.seed, epoch])
     batches = make_batches(X, T, config.batch_size or len(X), rng, Strengths(**config.augment), rank, ranks)
-    steps, factor, losses = math.ceil(len(X) / (config.batch_size or len(X))), SCHEDULES[config.schedule], list[float]()
-    rate = lambda step: config.learning_rate * factor((step - 1) / (steps * config.epochs))
+    steps, optimizer = math.ceil(len(X) / (config.batch_size or len(X))), nn.OPTIMIZERS[config.optimizer]
+    rate = lambda step: config.learning_rate * SCHEDULES[config.schedule]((step - 1) / (steps * config.epochs))
     bar = tqdm(batches, total=steps, unit="step", delay=1, leave=False, disable=rank > 0 or None)
-    optimizer, gradients = nn.OPTIMIZERS[config.optimizer], make_gradients(config, comm)
-    for state in nn.gradient_descent(state, bar, optimizer, rate, gradients, config.weight_decay):
+    for state in nn.gradient_descent(state, bar, optimizer, rate, make_gradients(config, comm), config.weight_decay):
         losses.append(state["loss"])
         ended = [state["params"], *state["moments"].values()] if len(losses) == steps else []
         finite = math.isfinite(state["loss"]) and all(np.isfinite(A).all() for tree in ended for A in tree.values())
@@ -161,10 +160,9 @@ def train_epoch(config: Config, data: Dataset, state: nn.State, epoch: int, comm
 
 def measure(params: nn.Params, activation: str, data: Dataset) -> float:
     """The accuracy in [0, 1] on images and labels, a thousand at a time to spare memory."""
-    X, Y = data
-    parts = (scale_pixels(X[i : i + 1000]) for i in range(0, len(X), 1000))
+    parts = (scale_pixels(data[0][i : i + 1000]) for i in range(0, len(data[0]), 1000))
     predictions = [nn.make_predictions(params, x, nn.ACTIVATIONS[activation]) for x in parts]
-    return nn.get_accuracy(np.concatenate(predictions), Y)
+    return nn.get_accuracy(np.concatenate(predictions), data[1])
 
 
 def train(config: Config, comm: "MPI.Comm | None") -> int:
@@ -224,6 +222,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = comm.bcast(config) if comm else config
     if config is None or config.evaluate and rank > 0:
         return 0
+    for number in (signal.SIGINT, signal.SIGTERM) if rank > 0 else ():
+        signal.signal(number, signal.SIG_IGN)  # rank 0 alone hears and says so, and its end is that of all
     np.empty(30_000_000, np.uint8)  # once freed, it has glibc keep what steps free, up to 30 MB: a fifteenth less time
     try:
         with np.errstate(all="ignore"):  # of numbers that overflow, the loss tells

@@ -28,7 +28,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -265,10 +265,10 @@ CONTENT = dict(zip(NAMES, map(idx, (NOISE, DIGITS, NOISE[:7], DIGITS[:7])), stri
 FILES = tuple(File(name, len(content), hashlib.sha256(content).hexdigest()) for name, content in CONTENT.items())
 
 
-def fill(folder: Path) -> None:
-    """Makes a folder with CONTENT in it."""
-    folder.mkdir()
-    for name, content in CONTENT.items():
+def fill(folder: Path, files: Mapping[str, bytes] = CONTENT) -> None:
+    """Puts files into a folder, which is made if it is not there."""
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
         (folder / name).write_bytes(content)
 
 
@@ -446,10 +446,9 @@ def little_room(folder: Path, room: int, tmpfs: bool) -> Iterator[None]:
     """A folder in which only so many bytes more can be written: of a small disk, else of any one file."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     if tmpfs:
-        files = {path.name: path.read_bytes() for path in folder.iterdir()}
+        files = contents(folder)
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=True)
-        for name, content in files.items():
-            (folder / name).write_bytes(content)
+        fill(folder, files)
         free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
         (folder / "filler").write_bytes(bytes(free - room))
     else:

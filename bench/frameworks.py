@@ -253,17 +253,9 @@ def scikit_learn(work: Work, X: Images, Y: Labels) -> Trainer:
     from sklearn.neural_network import MLPClassifier
 
     images, start, names = scale_pixels(X), initial_params(work), {"relu": "relu", "sigmoid": "logistic"}
-    model = MLPClassifier(
-        work.layers[1:-1],
-        activation=names[work.activation],
-        solver=work.optimizer,
-        learning_rate_init=work.rate,
-        batch_size=work.batch,
-        alpha=0,
-        momentum=0,
-        nesterovs_momentum=False,
-        shuffle=work.batch < len(X),
-    )
+    same = {"activation": names[work.activation], "solver": work.optimizer, "learning_rate_init": work.rate}
+    plain = {"batch_size": work.batch, "alpha": 0, "momentum": 0, "nesterovs_momentum": False}
+    model = MLPClassifier(work.layers[1:-1], **same, **plain, shuffle=work.batch < len(X))
     model.partial_fit(images[: work.batch], Y[: work.batch], classes=range(work.layers[-1]))  # makes its arrays
     for l, arrays in enumerate(zip(model.coefs_, model.intercepts_), start=1):
         for array, name in zip(arrays, "Wb"):

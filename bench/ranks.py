@@ -300,10 +300,8 @@ def print_model(measured: Mapping[tuple[Job, float], Step]) -> None:
         f" {model.per_delay:.1f} delays) + 2 (p - 1) / p bytes / {model.bandwidth / 1e6:.0f} MB/s"
     )
     misses = [model.predict(case[0], 2, case[1]).seconds / measured[case].seconds - 1 for case in known]
-    print(
-        f"error on the {len(known)} cases it was fitted to: {statistics.median(map(abs, misses)):.0%} (median),"
-        f" {max(map(abs, misses)):.0%} (worst)"
-    )
+    typical, worst = statistics.median(map(abs, misses)), max(map(abs, misses))
+    print(f"error on the {len(known)} cases it was fitted to: {typical:.0%} (median), {worst:.0%} (worst)")
     step, guess = measured[unseen, delay].seconds, model.predict(unseen, 2, delay).seconds
     print(
         f"error on the unseen case, width {unseen.width}, batch {unseen.batch}, {delay:g} ms: {guess / step - 1:+.1%}"

@@ -10,6 +10,7 @@ import pytest
 import nn
 from bench import compare, frameworks, scaling
 from bench.compare import BOUND, OTHER, Measured, Row
+from bench.faults import idx
 from bench.frameworks import Images, Labels, Work
 
 
@@ -26,10 +27,9 @@ def made_up(N: int) -> tuple[Images, Labels]:
 def folder(tmp_path: Path) -> Path:
     """A folder with 203 such images to train on and 50 to test on, in the four files of MNIST."""
     for prefix, N in (("train", 203), ("t10k", 50)):
-        for kind, magic, A in zip(("images-idx3", "labels-idx1"), (2051, 2049), made_up(N)):
-            shape = [N, 28, 28] if magic == 2051 else [N]
-            head = np.array([magic, *shape], ">u4").tobytes()
-            (tmp_path / f"{prefix}-{kind}-ubyte").write_bytes(head + np.asarray(A, np.uint8).tobytes())
+        X, Y = made_up(N)
+        (tmp_path / f"{prefix}-images-idx3-ubyte").write_bytes(idx(X.reshape(N, 28, 28)))
+        (tmp_path / f"{prefix}-labels-idx1-ubyte").write_bytes(idx(Y.astype(np.uint8)))
     return tmp_path
 
 

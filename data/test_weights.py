@@ -8,6 +8,7 @@ import os
 import pickle
 import pickletools
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ each = pytest.mark.parametrize
 SHAPES = {"W1": (4, 3), "b1": (3,), "W2": (3, 2), "b2": (2,)}
 FURTHER: dict[str, object] = {
     "smoothing": 0.5, "none": None, "yes": True, "name": "ä", "bytes": b"\0", "big": 2**127, "no": {},
-    "nested": {"moments": {"m": {"W1": np.arange(6.0).reshape(2, 3)}}, "list": ["a", "b"]},
+    "nested": {"moments": {"m": {"W1": np.arange(6.0).reshape(2, 3)}}, "list": ["a", "b"]}, "long": 1000 * "a",
 }  # fmt: skip
 
 
@@ -41,9 +42,9 @@ def made_up(seed: int = 0, dtype: type = np.float64) -> Weights:
     )
 
 
-def bits(tree: Any) -> Any:
+def bits(tree: object) -> object:
     """The tree with dtype, shape and bytes in the place of each array: equal where all is equal bit for bit."""
-    if isinstance(tree, dict):
+    if isinstance(tree, Mapping):
         return {k: bits(branch) for k, branch in tree.items()}
     return (tree.dtype.str, tree.shape, tree.tobytes()) if isinstance(tree, np.ndarray) else tree
 
@@ -239,9 +240,9 @@ class FullDisk(io.FileIO):
 
 @each("fails", ["builtins.open", "os.fsync", "os.replace"])
 def test_a_write_that_fails_leaves_what_was_there(path: Path, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
-    def failing(*arguments: Any) -> FullDisk:
+    def failing(path: Path | int, *rest: object) -> FullDisk:
         if fails == "builtins.open":
-            return FullDisk(arguments[0], "wb")
+            return FullDisk(path, "wb")
         raise OSError(errno.EIO, "Input/output error")
 
     before = path.read_bytes()
