@@ -410,7 +410,7 @@ def test_an_error_is_one_line_and_exit_status_1(command: Command, flags: str, me
     ("--min-accuracy high", "'high'"), ("--min-accuracy 98", "0..1, got 98"), ("--augment rotation", "'rotation'"),
     ("--layers 784", "must go from 784 pixels to the 10 classes of mnist, got [784]"), ("--layers 784 5", "[784, 5]"),
     ("--layers 784 0 10", "must lie in 1..1e+30, got [784, 0, 10]"), ("--layers 700 10", "got [700, 10]"),
-    ("--augment twist=1", "must give numbers of 0 or more to some of rot"), ("--augment shift=-1", "got 'shift=-1'"),
+    ("--augment twist=1", "must give numbers in 0..1000 to some of rot"), ("--augment shift=-1", "got 'shift=-1'"),
     ("--augment shift=nan", "'shift=nan'"), ("--augment smoothness=0", "ness=0"), ("--weights data", "is a folder"),
 ])  # fmt: skip
 def test_wrong_usage_is_exit_status_2(command: Command, flags: str, message: str) -> None:

@@ -83,7 +83,7 @@ def parse_config(arguments: Sequence[str] | None = None) -> Config:
         if not all(low <= v <= high for v in np.array(value, object).ravel() if isinstance(v, int | float)):
             parser.error(f"--{each.name.replace('_', '-')} must lie in {low:g}..{high:g}, got {value}")
     K = len(CLASSES[config.dataset])
-    if len(config.layers) < 2 or config.layers[0] != 784 or config.layers[-1] != K:
+    if config.layers[0] != 784 or config.layers[-1] != K:
         parser.error(f"--layers must go from 784 pixels to the {K} classes of {config.dataset}, got {config.layers}")
     config.weights = Path(str(config.weights).replace("DATASET", config.dataset))
     if config.weights.is_dir():
@@ -116,8 +116,7 @@ def all_reduce(gradients: nn.Gradients, comm: "MPI.Comm") -> nn.Gradients:
     def reduced(params: nn.Params, X: nn.Samples, T: nn.Array) -> tuple[float, nn.Params]:
         loss, grads = gradients(params, X, T) if len(T) else (0.0, params)  # no rows count for nothing
         flat = np.concatenate([np.ravel(grads[k]) for k in params] + [[loss, 1]], dtype=params["W1"].dtype) * len(T)
-        total = np.empty_like(flat)
-        comm.Allreduce(flat, total)
+        comm.Allreduce(flat, total := np.empty_like(flat))
         *parts, (loss, rows) = np.split(total, np.cumsum([A.size for A in params.values()]))
         return float(loss / rows), {k: part.reshape(params[k].shape) / rows for k, part in zip(params, parts)}
 

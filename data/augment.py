@@ -42,9 +42,9 @@ def parse_strengths(text: str) -> dict[str, float]:
     if text in ("none", "by dataset"):
         return Strengths()._asdict() if text == "none" else {}
     values = {name: float(value) for name, value in (pair.split("=") for pair in text.split(","))}
-    if not values.keys() <= set(Strengths._fields) or not all(0 <= value < math.inf for value in values.values()):
+    if not values.keys() <= set(Strengths._fields) or not all(0 <= value <= 1000 for value in values.values()):
         known = ", ".join(Strengths._fields)
-        raise ArgumentTypeError(f"must give numbers of 0 or more to some of {known}, got {text!r}")
+        raise ArgumentTypeError(f"must give numbers in 0..1000 to some of {known}, got {text!r}")
     if values.get("smoothness", 4.0) < 4:
         raise ArgumentTypeError(f"smoothness must be 4 or more, got {text!r}")
     return values
