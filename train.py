@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 
-T = TypeVar("T")
+Value = TypeVar("Value")
 MICRO_BATCH = 1000  # rows whose gradients are taken at once
 SCHEDULES: dict[str, Callable[[float], float]] = {  # progress from 0 to 1 -> factor of the learning rate
     "constant": lambda progress: 1.0,
@@ -36,10 +36,10 @@ SCHEDULES: dict[str, Callable[[float], float]] = {  # progress from 0 to 1 -> fa
 }
 
 
-def flag(default: T, help: str, low: float = 0, high: float = 1e30, **options: object) -> T:
+def flag(default: Value, help: str, low: float = 0, high: float = 1e30, **options: object) -> Value:
     """A field of Config, and the flag of the command that sets it; a number must lie in low..high."""
     own = {"default": default, "help": help} | ({} if "action" in options else {"type": type(default)})
-    return cast(T, field(metadata={"options": own | options, "bounds": (low, high)}))
+    return cast(Value, field(metadata={"options": own | options, "bounds": (low, high)}))
 
 
 @dataclass

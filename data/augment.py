@@ -39,8 +39,8 @@ STRENGTHS = {  # that pay in a training of ten seconds; for clothes, none does
 
 def parse_strengths(text: str) -> dict[str, float]:
     """A flag's type: strengths by name, as in rotation=10,shift=2, or none of any."""
-    if text in ("none", "by dataset"):
-        return Strengths()._asdict() if text == "none" else {}
+    if text == "none":
+        return Strengths()._asdict()
     values = {name: float(value) for name, value in (pair.split("=") for pair in text.split(","))}
     if not values.keys() <= set(Strengths._fields) or not all(0 <= value <= 1000 for value in values.values()):
         known = ", ".join(Strengths._fields)
