@@ -179,6 +179,7 @@ def test_training_ends_with_a_line_for_scripts_and_evaluating_agrees(command: Co
     weights, before = load_weights(WEIGHTS), WEIGHTS.read_bytes()
     status, out, err = command(*flags, "--evaluate", "--min-accuracy", str(weights["accuracy"]))
     assert (status, TIMES.sub("", out), err) == (0, TIMES.sub("", f"{last}\n"), "")
+    assert float(out.split()[-2]) < 60 and train.start(train.parse_config([]))["seconds"] == 0
     status, out, err = command(*flags, "--evaluate", "--min-accuracy", "0.999")
     assert status == 1 and TIMES.sub("", last) in out and "below --min-accuracy 0.999" in err
     assert WEIGHTS.read_bytes() == before and command("--min-accuracy", "0.999")[0] == 1 and WEIGHTS.exists()

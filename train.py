@@ -62,7 +62,7 @@ class Config:
     augment: dict[str, float] = flag({}, "NAME=VALUE,... (data/augment.py), or none", type=parse_strengths)
     seed: int = flag(0, "of the weights, the order and the augmentation")
     validation: bool = flag(False, "keep the last 10,000 training images to measure on", action="store_true")
-    weights: Path = flag(Path("weights/DATASET.pkl"), "where they are kept", type=Path)
+    weights: Path = flag(Path("weights/DATASET.pkl"), "where they are kept")
     resume: bool = flag(False, "go on from the last epoch of a run that was stopped", action="store_true")
     evaluate: bool = flag(False, "score the weights as they are, without training", action="store_true")
     min_accuracy: float = flag(0.0, "exit with status 1 below it", high=1)

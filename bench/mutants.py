@@ -1,6 +1,6 @@
 """Mutation testing: nn.py and train.py, changed in one place of their syntax tree at a time, must make a test fail.
 
-`python -m bench.mutants --every 20` tries every 20th alone. Prints survivors; EQUIVALENT lists what changes nothing.
+`python -m bench.mutants --every 20` tries every 20th alone. Prints survivors; equivalent.txt lists those that may stay.
 """
 
 import argparse
@@ -23,7 +23,7 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.In: ast.NotIn, ast.NotIn: ast.In, ast.And: ast.Or, ast.Or: ast.And, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
 }  # fmt: skip
-EQUIVALENT: dict[str, str] = {}  # mutant -> why it changes nothing
+EQUIVALENT = Path(__file__).with_name("equivalent.txt")  # a line each: the mutant, " | ", why it stays
 
 
 class Mutant(NamedTuple):
@@ -66,13 +66,15 @@ def walk(node: ast.AST) -> Iterator[ast.AST]:
 
 def mutants(file: str) -> Iterator[Mutant]:
     """Every mutant of a file."""
-    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    source = (ROOT / file).read_text(encoding="utf-8")
+    tree, lines = ast.parse(source), source.splitlines()
     for node in walk(tree):
         for changed, attribute, value in changes(node):
             original, before = getattr(changed, attribute), ast.unparse(node).partition("\n")[0]
             setattr(changed, attribute, value)
             after = ast.unparse(node).partition("\n")[0]
-            yield Mutant(file, f"{file}:{getattr(node, 'lineno', 0)}: {before} -> {after}", ast.unparse(tree))
+            line = lines[getattr(node, "lineno", 1) - 1].strip()
+            yield Mutant(file, f"{file}: {line}: {before} -> {after}", ast.unparse(tree))
             setattr(changed, attribute, original)
 
 
@@ -108,12 +110,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tried = [mutant for file in ("nn.py", "train.py") for mutant in mutants(file)][::every]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         survived = [mutant.name for mutant, caught in zip(tried, pool.map(is_caught, tried)) if not caught]
-    unknown = [name for name in survived if name not in EQUIVALENT]
+    reasons = dict(line.rsplit(" | ", 1) for line in EQUIVALENT.read_text(encoding="utf-8").splitlines())
+    unknown = [name for name in survived if name not in reasons]
     for name in survived:
-        print(f"survived: {name}: {EQUIVALENT.get(name, 'no test notices')}")
-    print(
-        f"mutants: {len(tried)} tried, {len(tried) - len(survived)} caught, {len(survived) - len(unknown)} equivalent"
-    )
+        print(f"survived: {name} | {reasons.get(name, 'no test notices')}")
+    print(f"mutants: {len(tried)} tried, {len(tried) - len(survived)} caught, {len(survived) - len(unknown)} may stay")
     return int(bool(unknown))
 
 
