@@ -115,8 +115,8 @@ def count_layers(params: Params) -> int:
     L = max(1, math.ceil(len(params) / 2))
     fan_in = np.shape(params.get("W1", 0))[:1]
     for l in range(1, L + 1):
-        W, b = (getattr(params.get(k), "shape", ()) for k in (f"W{l}", f"b{l}"))
-        if len(W) != 2 or W != (*fan_in, *b):
+        W, b = getattr(params.get(f"W{l}"), "shape", ()), getattr(params.get(f"b{l}"), "shape", ())
+        if len(W) != 2 or W != fan_in + b:
             raise ValueError(f"W{l} {W} and b{l} {b} do not fit: for {L} layers they must be (fan_in, n) and (n,)")
         fan_in = b
     return L
@@ -163,9 +163,9 @@ def loss_and_gradients(
 
 def get_predictions(Z: Array) -> Labels:
     """The likeliest class of each row of Z (N, K), logits or probabilities: labels (N,)."""
-    if np.ndim(Z) != 2 or np.isnan(Z).any():
+    if np.ndim(Z) != 2 or np.count_nonzero(np.isnan(Z)):
         raise ValueError(f"Z must be numbers (N, K), got {np.shape(Z)} with {np.isnan(Z).sum()} NaN")
-    labels: Labels = np.argmax(Z, axis=1)
+    labels: Labels = np.asarray(Z).argmax(axis=1)
     return labels
 
 
