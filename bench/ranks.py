@@ -29,7 +29,7 @@ import numpy as np
 import nn
 import train
 from bench.compare import ROOT, describe_machine, header, line
-from data.augment import STRENGTHS, Strengths
+from data.augment import Strengths, usual_strengths
 from data.batches import make_batches
 from data.load import load, scale_pixels
 from data.weights import load_tree, save_tree
@@ -100,7 +100,7 @@ def work(job: Job, comm: "MPI.Comm") -> Step:
     local: nn.Gradients = lambda params, x, t: nn.loss_and_gradients(params, scale_pixels(x), t)
     gradients = train.all_reduce(local, cast("MPI.Comm", timed))
     params = nn.init_params(job.layers, nn.INITS["he"], np.random.default_rng(0), job.dtype)
-    optimizer, strengths = nn.OPTIMIZERS["adam"], STRENGTHS["mnist"] if job.augmented else Strengths()
+    optimizer, strengths = nn.OPTIMIZERS["adam"], usual_strengths("mnist") if job.augmented else Strengths()
     state = nn.init_state(params, optimizer)
     for epoch in range(job.epochs):
         timed.seconds, started = 0.0, time.perf_counter()

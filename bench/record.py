@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from bench.compare import ROOT, describe_machine, header, line
 from data.checkpoint import checkpoint_path
-from data.load import CLASSES
+from data.datasets import DATASETS
 
 LOGS = ROOT / "bench" / "logs"
 RECIPES = {  # flags of train.py, chosen on the validation set
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--dataset", choices=CLASSES, default="mnist")
+    add("--dataset", choices=DATASETS, default="mnist")
     add("--recipe", choices=sorted({recipe for _, recipe in RECIPES}), default="best")
     add("--seeds", type=int, nargs="*", default=[0, 1, 2], help="none: only the table and the plot of what is there")
     options = parser.parse_args(arguments)

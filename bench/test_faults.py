@@ -21,7 +21,7 @@ TRIES = {name: 2 for name in faults.FAULTS} | {
     "kill -9 in the middle of the default run on MNIST, then --resume": 0,
     "weights files cut at every 1/200th or changed": 100,
     "hostile weights files, load_weights and train.main": 12,
-    "IDX files changed": 100,
+    **{f"{name} files changed": 100 for name in faults.LAYOUTS},
     "gzip files changed, bombs": 100,
     "every call of a write fails in turn": 20,
 }
@@ -74,7 +74,7 @@ def test_harm_is_counted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 def test_harm_decides_the_exit_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], harm: dict[str, int], status: int
 ) -> None:
-    monkeypatch.setattr(faults, "FAULTS", {"fault": (faults.idx_mutated, 9)})
+    monkeypatch.setattr(faults, "FAULTS", {"fault": (faults.writes_failing, 9)})
     monkeypatch.setattr(faults, "alone", lambda name, share: Counter({"tried": 9, "held": 8} | harm))
     assert faults.main([]) == status
     out = capsys.readouterr().out

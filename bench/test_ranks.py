@@ -125,7 +125,7 @@ def test_a_rank_that_fails_ends_all_with_its_message(tmp_path: Path) -> None:
     [
         ("--epochs x", 2, "error: argument --epochs"),
         ("--help", 0, "show this help message"),
-        ("--layers 784 5", 2, "error: --layers must go from 784 pixels"),
+        ("--layers 784 5", 2, "train.py: --layers must go from 784 to 10"),
         ("--optimizer sgd --learning-rate 1e30", 1, "train.py: the loss is "),
         ("--resume", 1, "train.py: there is nothing to resume"),
         ("--epochs 1 --samples 500 --min-accuracy 1", 1, "below --min-accuracy"),

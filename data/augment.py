@@ -7,10 +7,11 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from data.datasets import DATASETS, PIXELS, SIDE
+
 Floats: TypeAlias = NDArray[np.float32]
 Images: TypeAlias = NDArray[np.uint8]  # (N, 784), 0..255, 0 for the background
 
-SIDE = 28  # of an image, in pixels
 CENTRE = (SIDE - 1) / 2
 BORDER = 2  # pixels of background put around an image: whatever lies outside is taken from there
 AFFINE = 7  # random numbers for the affine map, mirroring among them
@@ -31,10 +32,9 @@ class Strengths(NamedTuple):
     flip: float = 0.0  # the share of images that are mirrored, left to right
 
 
-STRENGTHS = {  # that pay in a training of ten seconds; for clothes, none does
-    "mnist": Strengths(rotation=10, scale=0.1, shear=0.1, shift=0.5, elastic=0.7),
-    "fashion-mnist": Strengths(),
-}
+def usual_strengths(dataset: str) -> Strengths:
+    """Those of a published dataset that are used unless others are given; of any other dataset, none."""
+    return Strengths(**DATASETS[dataset].augmentation) if dataset in DATASETS else Strengths()
 
 
 def parse_strengths(text: str) -> dict[str, float]:
@@ -57,13 +57,13 @@ def augment(images: Images, noise: Floats, strengths: Strengths) -> Images:
     ValueError where images and noise do not fit.
     """
     N = len(images)
-    if images.shape != (N, SIDE**2) or noise.shape != (N, NOISE):
-        raise ValueError(f"images {images.shape} and noise {noise.shape} must be (N, {SIDE**2}) and (N, {NOISE})")
+    if images.shape != (N, PIXELS) or noise.shape != (N, NOISE):
+        raise ValueError(f"images {images.shape} and noise {noise.shape} must be (N, {PIXELS}) and (N, {NOISE})")
     B, augmented = make_basis(strengths.smoothness), np.empty_like(images)
     for rows in (slice(i, i + CHUNK) for i in range(0, N, CHUNK)):
         C = make_coefficients(noise[rows], strengths)
         places = B @ (C @ B.T)  # a product for each image: one for the batch could round by the batch's size
-        augmented[rows] = sample(images[rows], places.reshape(-1, 2, SIDE**2))
+        augmented[rows] = sample(images[rows], places.reshape(-1, 2, PIXELS))
     return augmented
 
 

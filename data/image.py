@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from data.datasets import DATASETS, SIDE
+
 Grey: TypeAlias = NDArray[np.floating]
 Mask: TypeAlias = NDArray[np.bool_]
 Value = TypeVar("Value", bound=np.generic)
 
 FORMATS = "PNG", "JPEG", "WEBP", "BMP", "GIF"
 MAX_PIXELS = 50_000_000
-SIDE = 28  # of the image that the network sees
 DIGIT = 20  # long side of a digit in it
 STROKE = 1.9, 3.4  # the mean widths of strokes that are left alone; MNIST's lie between 1.7 and 3.9, 90 in 100
 FINE = 8  # times DIGIT is the long side of a digit while its strokes are measured
@@ -37,12 +38,18 @@ class ImageError(ValueError):
 def prepare_image(content: bytes, dataset: str) -> NDArray[np.uint8]:
     """The content of an image file as the image (784,) that the network sees: 0 for its ground, 255 for full ink.
 
-    dataset: "mnist" for a digit, "fashion-mnist" for a piece of clothing. An image of the dataset stays as it is.
+    dataset: what the network was trained on, which tells a digit from a piece of clothing; a set of one's own counts as
+    of digits. An image of the dataset stays as it is.
     ImageError where the file cannot be read, or shows no ink or several digits.
     """
     f, alpha = read_image(content)
-    X = prepare_digit(lay_on_ground(f, alpha)) if dataset == "mnist" else prepare_garment(alpha * f + 1 - alpha)
+    X = prepare_digit(lay_on_ground(f, alpha)) if shows_ink(dataset) else prepare_garment(alpha * f + 1 - alpha)
     return np.rint(255 * X).astype(np.uint8).ravel()
+
+
+def shows_ink(dataset: str) -> bool:
+    """Whether a dataset's images show strokes of ink."""
+    return dataset not in DATASETS or DATASETS[dataset].shows == "ink"
 
 
 def read_image(content: bytes) -> tuple[Grey, Grey]:

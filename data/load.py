@@ -1,98 +1,110 @@
-"""Loads the images and their labels, after checking that each file is what its place says it is."""
+"""The training, validation and test sets of a dataset, by its name in DATASETS or by its path."""
 
-import math
-import os
-import struct
+import glob
+from argparse import ArgumentTypeError
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data.datasets import DATASETS
+from data.formats import SPLITS, read_split
+
 Dataset: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.int64]]  # images X (N, 784), labels Y (N,)
-HOME = Path(__file__).resolve().parent
-CLASSES: dict[str, tuple[str, ...]] = {
-    "mnist": ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9"),
-    "fashion-mnist": (
-        "T-shirt/top",
-        "Trouser",
-        "Pullover",
-        "Dress",
-        "Coat",
-        "Sandal",
-        "Shirt",
-        "Sneaker",
-        "Bag",
-        "Ankle boot",
-    ),
-}
-PREFIXES = {"train": "train", "test": "t10k"}  # of the file names
-VALIDATION = 10_000  # the last training images, on request
-IMAGE_SIZE = 28, 28  # rows and columns, in pixels
+HOME = Path(__file__).resolve().parent  # each published dataset has a folder of its own here
+VALIDATION = 6  # the last sixth of the training set, on request: 10,000 of 60,000
 
 
-def load(dataset: str, split: str, folder: Path | None = None) -> Dataset:
-    """Returns the images X and the labels Y of one split of a dataset.
+class Sets(NamedTuple):
+    """What to train on, what to measure on, and the names of the classes."""
 
-    dataset: a key of CLASSES. split: "train" or "test".
-    folder: where its files lie; if None, the one named after the dataset beside this file.
+    training: Dataset
+    measured: Dataset
+    measured_on: str  # "test" or "validation"
+    classes: tuple[str, ...]
+
+
+def parse_dataset(text: str) -> str:
+    """A flag's type: a name in DATASETS, or a path, also of files whose names begin with it."""
+    path = Path(text)
+    if text in DATASETS:
+        return text
+    if text and (path.exists() or any(path.parent.glob(f"{glob.escape(path.name)}*"))):
+        return str(path)
+    raise ArgumentTypeError(f"must be {', '.join(DATASETS)} or a path to one's own samples, got {text!r}")
+
+
+def load(dataset: str, split: str, classes: Sequence[str] = ()) -> Dataset:
+    """The images X and the labels Y of one split, "train" or "test", of a dataset, as parse_dataset takes it.
+
     X: (N, 784) uint8, a row for each image, 0 for its background, 255 for full ink.
-    Y: (N,) int64, places in CLASSES[dataset].
-    Raises FileNotFoundError for a missing file, ValueError for one that is not what it should be and for an
-    unknown dataset or split.
+    Y: (N,) int64, places in the classes; empty where a test set of one's own has no labels.
+    classes: of one's own samples; if none are given, all labels that there are.
+    FileNotFoundError for what is missing, ValueError for what is not as it should be.
     """
-    for kind, value, known in (("dataset", dataset, list(CLASSES)), ("split", split, list(PREFIXES))):
-        if value not in known:
-            raise ValueError(f"there is no {kind} {value!r}, only {' and '.join(known)}")
-    path = (folder or HOME / dataset) / PREFIXES[split]
+    return load_named(dataset, split, classes)[0]
+
+
+def load_named(dataset: str, split: str, classes: Sequence[str]) -> tuple[Dataset, tuple[str, ...]]:
+    """As load, and the names of the classes."""
+    if split not in SPLITS:
+        raise ValueError(f"there is no split {split!r}, only {' and '.join(SPLITS)}")
+    published = DATASETS.get(dataset)
     try:
-        X = read_idx(path.with_name(f"{path.name}-images-idx3-ubyte"), IMAGE_SIZE)
-        Y = read_idx(path.with_name(f"{path.name}-labels-idx1-ubyte"), ())
-        if len(X) != len(Y):
-            raise ValueError(f"{path}-*: found {len(X)} images and {len(Y)} labels, expected equal numbers")
-        if Y.max() >= len(CLASSES[dataset]):
-            raise ValueError(
-                f"{path}-labels-idx1-ubyte: found label {Y.max()}, expected at most {len(CLASSES[dataset]) - 1}"
-            )
+        images, labels = read_split(HOME / dataset if published else Path(dataset), split)
+        if labels is None and (published or split == "train"):
+            raise ValueError(f"the {split} set of {dataset} has no labels: they come first in a line of 785 numbers")
+        values, Y = np.unique(np.empty(0, np.uint8) if labels is None else labels, return_inverse=True)
+        found = tuple(map(str, values.tolist()))
+        known = list(map(str, range(len(published.classes)))) if published else list(classes or found)
+        if strange := sorted({*found} - {*known}):
+            raise ValueError(f"the {split} set of {dataset} has the label {strange[0]}, none of {', '.join(known)}")
     except (FileNotFoundError, ValueError) as error:
-        raise type(error)(f"{error}; to put it right: make data DATASET={dataset}") from None
-    return X.reshape(len(X), -1), Y.astype(np.int64)
+        remedy = f"; to put it right: make data DATASET={dataset}" if published else ""
+        raise type(error)(f"{error}{remedy}") from None
+    places = np.array([known.index(name) for name in found], np.int64)
+    return (images, places[Y]), published.classes if published else tuple(known)
 
 
-def load_sets(dataset: str, validation: bool = False, samples: int = 0) -> tuple[Dataset, Dataset]:
+def load_sets(dataset: str, validation: bool = False, samples: int = 0) -> Sets:
     """The training set, or its first samples, and the test set; or what is left of the one without its last, and these.
 
-    validation: whether to measure on the last VALIDATION training images. ValueError for more samples than there are.
+    validation: whether to measure on the last sixth of the training set, as is done where there are no test labels.
+    One's own samples, where some are set apart, are shuffled first, each time alike, as they may be sorted by class.
+    ValueError for more samples than there are.
     """
-    X, Y = load(dataset, "train")
-    N = len(X) - VALIDATION * validation
+    (X, Y), classes = load_named(dataset, "train", ())
+    if dataset not in DATASETS and (validation or samples or not has_test_labels(dataset)):
+        order = np.random.default_rng(0).permutation(len(X))
+        X, Y, validation = X[order], Y[order], validation or not has_test_labels(dataset)
+    N = len(X) - len(X) // VALIDATION * validation
     if samples > N:
         raise ValueError(f"there are {N} training samples, fewer than the {samples} asked for")
-    measured = (X[N:], Y[N:]) if validation else load(dataset, "test")
-    return (X[: samples or N], Y[: samples or N]), measured
+    training, which = (X[: samples or N], Y[: samples or N]), "validation" if validation else "test"
+    return Sets(training, (X[N:], Y[N:]) if validation else load(dataset, "test", classes), which, classes)
 
 
-def read_idx(path: Path, item: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Returns what an IDX file holds, (count, *item): item is (rows, columns) for images, () for labels.
+def load_measured(dataset: str, validation: bool, classes: Sequence[str], labelled: bool) -> tuple[Dataset, str]:
+    """What load_sets would measure on, and which set that is; the test set without labels, too, unless labelled."""
+    if validation or labelled and not has_test_labels(dataset):
+        return load_sets(dataset, validation=True).measured, "validation"
+    return load(dataset, "test", classes), "test"
 
-    Raises FileNotFoundError, or ValueError that names the file, what was found and what was expected.
-    """
-    fields = 2 + len(item)  # magic number, count and the item's axes, four bytes each
-    with open(path, "rb") as stream:
-        length = os.fstat(stream.fileno()).st_size
-        if length < 4 * fields:
-            raise ValueError(f"{path}: found {length} bytes, expected a header of {4 * fields} and more")
-        magic, count, *axes = struct.unpack(f">{fields}I", stream.read(4 * fields))
-        for what, found, expected in (
-            ("magic number (2051 for images, 2049 for labels)", magic, 2049 + len(item)),
-            ("size of an image", tuple(axes), item),
-            ("length in bytes", length, 4 * fields + count * math.prod(item)),
-        ):
-            if found != expected:
-                raise ValueError(f"{path}: {what} is {found}, expected {expected}")
-        if count == 0:
-            raise ValueError(f"{path}: found nothing after the header, expected at least one entry")
-        return np.fromfile(stream, np.uint8).reshape(count, *item)
+
+def has_test_labels(dataset: str) -> bool:
+    """Whether there is a labelled test set; a published dataset has one."""
+    try:
+        return dataset in DATASETS or read_split(Path(dataset), "test")[1] is not None
+    except FileNotFoundError:
+        return False
+
+
+def scale_parts(X: NDArray[np.uint8], size: int = 500) -> Iterator[NDArray[np.float32]]:
+    """Grey levels (N, 784), scaled as by scale_pixels, some rows at a time to spare memory."""
+    for i in range(0, len(X), size):
+        yield scale_pixels(X[i : i + size])
 
 
 def scale_pixels(X: NDArray[np.number]) -> NDArray[np.float32]:

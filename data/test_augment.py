@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from data.augment import GRID, NOISE, STRENGTHS, Floats, Images, Strengths, augment, sample
-from data.load import CLASSES
+from data.augment import GRID, NOISE, Floats, Images, Strengths, augment, sample, usual_strengths
+from data.datasets import DATASETS
 
 TURN, WIDE, HIGH, SLANT, RIGHT, DOWN, SIDE, WARP = range(8)  # places in a row of noise
 ALL = Strengths(rotation=20, scale=0.3, shear=0.2, shift=4, elastic=1.5, smoothness=4, flip=0.5)
@@ -63,7 +63,7 @@ def bilinear(image: Images, places: Float64s) -> Float64s:
 
 def test_every_map_agrees_with_plain_loops() -> None:
     images, noise = made_up(6), made_noise(6)
-    for strengths in (ALL, ALL._replace(flip=0, smoothness=6), *STRENGTHS.values()):
+    for strengths in (ALL, ALL._replace(flip=0, smoothness=6), *map(usual_strengths, DATASETS)):
         augmented = augment(images, noise, strengths).reshape(-1, 28, 28)
         for image, row, result in zip(images, noise, augmented, strict=True):
             expected = bilinear(image, places_of(row, strengths))
@@ -164,7 +164,7 @@ def test_elastic_displacement_is_that_of_smoothed_noise(elastic: float, smoothne
             assert (a * b).mean() / elastic**2 == pytest.approx(expected, abs=0.04)
 
 
-@pytest.mark.parametrize("strengths", [ALL, *STRENGTHS.values()])
+@pytest.mark.parametrize("strengths", [ALL, *map(usual_strengths, DATASETS)])
 def test_a_result_does_not_depend_on_the_batch(strengths: Strengths) -> None:
     images, noise = made_up(131), made_noise(131)
     whole = augment(images, noise, strengths)
@@ -176,7 +176,7 @@ def test_a_result_does_not_depend_on_the_batch(strengths: Strengths) -> None:
     assert augment(images[:0], noise[:0], strengths).shape == (0, 784)
 
 
-@pytest.mark.parametrize("strengths", [STRENGTHS["mnist"], Strengths(scale=0.05, shift=1.5, flip=0.5)])
+@pytest.mark.parametrize("strengths", [usual_strengths("mnist"), Strengths(scale=0.05, shift=1.5, flip=0.5)])
 def test_modest_strengths_change_images_and_keep_their_ink(strengths: Strengths) -> None:
     rows, columns = np.indices((28, 28)) - 13.5
     ring = np.where(abs(np.hypot(rows / 9, columns / 6) - 0.85) < 0.15, 255, 0).astype(np.uint8)
@@ -188,8 +188,10 @@ def test_modest_strengths_change_images_and_keep_their_ink(strengths: Strengths)
 
 
 def test_each_dataset_has_strengths_and_digits_are_not_mirrored() -> None:
-    assert STRENGTHS.keys() == CLASSES.keys()
-    assert not STRENGTHS["mnist"].flip
+    assert all(usual_strengths(name) == Strengths(**each.augmentation) for name, each in DATASETS.items())
+    assert (
+        not usual_strengths("mnist").flip and usual_strengths("mnist") != usual_strengths("own/folder") == Strengths()
+    )
 
 
 @pytest.mark.parametrize(

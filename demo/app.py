@@ -33,13 +33,13 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import ClientDisconnect
 
 import nn
+from data.datasets import PIXELS
 from data.image import ImageError, prepare_image
-from data.load import load, scale_pixels
+from data.load import load, scale_parts, scale_pixels
 from data.weights import Weights
 from demo.predict import PROBABILITIES, load_network, printable
 
 PAGE = Path(__file__).resolve().parent / "index.html"
-PIXELS = 784
 JSON = "application/json"
 IMAGES = "image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif"
 MAX_BYTES = 10_000_000  # of a body
@@ -145,13 +145,12 @@ def read_network(path: Path) -> Network:
 def remember(weights: Weights) -> Memory | None:
     """The training images as the network sees them, or None where they were not fetched."""
     try:
-        X, Y = load(weights["dataset"], "train")
+        X, Y = load(weights["dataset"], "train", weights["classes"])
     except FileNotFoundError:
         return None
     params, activation = weights["params"], nn.ACTIVATIONS[weights["activation"]]
     last_hidden = f"A{len(params) // 2 - 1}"
-    batches = (scale_pixels(X[i : i + 1000]) for i in range(0, len(X), 1000))
-    A = np.concatenate([nn.forward_propagation(params, x, activation)[last_hidden] for x in batches])
+    A = np.concatenate([nn.forward_propagation(params, x, activation)[last_hidden] for x in scale_parts(X)])
     return Memory(X, Y, A, (A * A).sum(axis=1) / 2)
 
 
@@ -199,7 +198,7 @@ def strongest(A: nn.Array, W: nn.Array, B: nn.Array) -> list[tuple[int, int, flo
 def closest(memory: Memory, a: nn.Array, classes: Sequence[str]) -> list[Example]:
     """The training images whose A_n are closest to a (H,): |A_n - a|^2 / 2 = |A_n|^2 / 2 - A_n . a + |a|^2 / 2."""
     distance = memory.half - memory.A @ a
-    rows = np.argpartition(distance, CLOSEST)[:CLOSEST]
+    rows = np.argpartition(distance, min(CLOSEST, len(distance) - 1))[:CLOSEST]
     return [
         Example(int(memory.Y[n]), classes[memory.Y[n]], plain(scale_pixels(memory.X[n])))
         for n in rows[np.argsort(distance[rows])]

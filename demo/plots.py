@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 import nn
 import train
 from data.augment import NOISE, Images, Strengths, augment
-from data.load import CLASSES, IMAGE_SIZE, load, load_sets, scale_pixels
+from data.datasets import SIDE
+from data.load import Sets, has_test_labels, load, scale_parts
 from demo.predict import PROBABILITIES
 
 Curve: TypeAlias = Sequence[tuple[float, float]]  # loss, and accuracy in 0..1, after each epoch
@@ -76,7 +77,7 @@ def draw_confusion(counts: NDArray[np.intp], classes: Sequence[str]) -> Figure:
 
 def draw_gallery(images: NDArray[np.generic], title: str, cmap: Colormap = PAPER) -> Figure:
     """Images (rows, columns, 784) in a grid, with a frame one pixel wide about each. An image of NaN is left out."""
-    (rows, columns, _), (height, width) = images.shape, IMAGE_SIZE
+    (rows, columns, _), (height, width) = images.shape, (SIDE, SIDE)
     tiles = np.full((rows, height + 2, columns, width + 2), np.nan, np.float32)
     tiles[:, 1:-1, :, 1:-1] = images.reshape(rows, columns, height, width).swapaxes(1, 2)
     figure = Figure(figsize=(8, 8 * rows / columns + 0.3))
@@ -119,7 +120,7 @@ def draw_mistakes(X: Images, Y: nn.Labels, P: nn.Array, classes: Sequence[str], 
     for axes in cells.flat:
         axes.axis("off")
     for (left, right), x, y, p in zip(cells, X, Y, P):
-        left.imshow(x.reshape(IMAGE_SIZE), cmap=PAPER)
+        left.imshow(x.reshape(SIDE, SIDE), cmap=PAPER)
         shown = np.argsort(-p, kind="stable")[:3]
         shown[-1] = shown[-1] if y in shown else y
         right.barh(range(3), np.ones(3), 0.3, color=FRAME)
@@ -131,32 +132,33 @@ def draw_mistakes(X: Images, Y: nn.Labels, P: nn.Array, classes: Sequence[str], 
 
 
 def read(params: nn.Params, X: Images, activation: nn.Activation) -> nn.Array:
-    """The logits (N, K) of images X (N, 784), taken a thousand at a time to spare memory."""
-    logits, batches = f"Z{len(params) // 2}", (scale_pixels(X[i : i + 1000]) for i in range(0, len(X), 1000))
-    return np.concatenate([nn.forward_propagation(params, x, activation)[logits] for x in batches])
+    """The logits (N, K) of images X (N, 784)."""
+    logits = f"Z{len(params) // 2}"
+    return np.concatenate([nn.forward_propagation(params, x, activation)[logits] for x in scale_parts(X)])
 
 
-def follow(config: train.Config) -> tuple[nn.Params, dict[str, Curve]]:
-    """Trains and measures after each epoch, with a line of it: the last parameters, and the curves."""
-    sets = dict(zip(("training", "validation"), load_sets(config.dataset, validation=True, samples=config.samples)))
-    curves: dict[str, list[tuple[float, float]]] = {name: [] for name in sets}
-    state = cast(nn.State, train.start(config)["state"])
+def follow(config: train.Config) -> tuple[Sets, nn.Params, dict[str, Curve]]:
+    """Trains and measures after each epoch, with a line of it: the sets, the last parameters, and the curves."""
+    config.validation = True
+    sets, begun = train.start(config)
+    curves: dict[str, list[tuple[float, float]]] = {"training": [], "validation": []}
+    state = cast(nn.State, begun["state"])
     for epoch in range(1, config.epochs + 1):
-        state = train.train_epoch(config, sets["training"], state, epoch)
-        for name, (X, Y) in sets.items():
+        state = train.train_epoch(config, sets.training, state, epoch)
+        for name, (X, Y) in zip(curves, (sets.training, sets.measured)):
             Z = read(state["params"], X, nn.ACTIVATIONS[config.activation])
             loss, _ = nn.LOSSES[config.loss](Z, nn.one_hot(Y, config.layers[-1], config.label_smoothing))
             curves[name].append((float(loss), nn.get_accuracy(nn.get_predictions(Z), Y)))
         accuracies = "  ".join(f"{name} {curve[-1][1]:.2%}" for name, curve in curves.items())
         print(f"epoch {epoch:3}/{config.epochs}  {accuracies}", flush=True)
-    return state["params"], dict(curves)
+    return sets, state["params"], dict(curves)
 
 
 def draw_run(config: train.Config) -> dict[str, Figure]:
-    """Trains and reads the test set. Returns the figures by name, one of augmentation where there was any."""
-    classes, rng = CLASSES[config.dataset], np.random.default_rng(config.seed)
-    K, (X, Y) = len(classes), load(config.dataset, "test")
-    params, curves = follow(config)
+    """Trains and reads the test set, if there is one, or else the validation set. Returns the figures by name."""
+    sets, params, curves = follow(config)
+    classes, tested = sets.classes, has_test_labels(config.dataset)
+    K, (X, Y) = len(classes), load(config.dataset, "test", classes) if tested else sets.measured
     P = PROBABILITIES[config.loss](read(params, X, nn.ACTIVATIONS[config.activation]))
     rows = find_mistakes(P, Y, 9)
     figures = {
@@ -166,8 +168,8 @@ def draw_run(config: train.Config) -> dict[str, Figure]:
         "mistakes": draw_mistakes(X[rows], Y[rows], P[rows], classes),
     }
     if (strengths := Strengths(**config.augment)) != Strengths():
-        originals = X[[np.argmax(Y == k) for k in range(K)]]
-        noise = rng.uniform(-1, 1, (4, K, NOISE)).astype(np.float32)
+        originals = X[[np.argmax(Y == k) for k in range(K)[:10]]]
+        noise = np.random.default_rng(config.seed).uniform(-1, 1, (4, len(originals), NOISE)).astype(np.float32)
         augmented = np.stack([augment(originals, each, strengths) for each in noise])
         figures["augmentation"] = draw_augmentation(originals, augmented)
     return figures
@@ -183,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     free = {f"--{name.replace('_', '-')}" for name in vars(config).keys() - config.hyperparameters().keys()}
     if useless := free & {flag.partition("=")[0] for flag in flags}:
         parser.error(f"a new run is drawn, and no weights are kept: leave out {', '.join(sorted(useless))}")
-    folder: Path = options.to or Path("plots") / config.dataset
+    folder: Path = options.to or Path("plots") / Path(config.dataset).name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, figure in draw_run(config).items():
@@ -193,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: {error.strerror}; check that folder, or name another with --to"
         print(f"demo.plots: {where if error.filename else error}", file=sys.stderr)
         return 1
-    except (ValueError, ArithmeticError, MemoryError) as error:
+    except (ValueError, ArithmeticError, MemoryError, argparse.ArgumentTypeError) as error:
         print(f"demo.plots: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

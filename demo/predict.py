@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import nn
+from data.datasets import PIXELS, SIDE
 from data.image import ImageError, prepare_image
-from data.load import CLASSES, scale_pixels
+from data.load import scale_pixels
 from data.weights import Weights, load_weights
 
 SHADES = " .:-=+*#%@"
@@ -31,15 +32,13 @@ PROBABILITIES: dict[str, Callable[[nn.Array], nn.Array]] = {  # by loss: logits 
 
 
 def load_network(path: Path) -> Weights:
-    """The weights at path. OSError where there are none, ValueError unless they read the images of a known dataset."""
+    """The weights at path. OSError where there are none, ValueError unless they read images of 28x28."""
     weights = load_weights(path)
-    activation, loss, dataset = weights["activation"], weights["loss"], weights["dataset"]
+    activation, loss = weights["activation"], weights["loss"]
     if activation not in nn.ACTIVATIONS or loss not in PROBABILITIES:
         raise ValueError(f"{path} needs activation {activation} and loss {loss}, which are not known here")
-    D, *_, K = weights["layers"]
-    if dataset not in CLASSES or (D, K) != (784, len(CLASSES[dataset])):
-        needed = f"784 inputs and the classes of {' or '.join(CLASSES)} are needed"
-        raise ValueError(f"{path} reads {dataset} with {D} inputs and {K} classes; {needed}")
+    if weights["layers"][0] != PIXELS:
+        raise ValueError(f"{path} has {weights['layers'][0]} inputs; {PIXELS} are needed")
     return weights
 
 
@@ -53,7 +52,7 @@ def predict(weights: Weights, image: NDArray[np.uint8]) -> nn.Array:
 
 def draw(image: NDArray[np.uint8]) -> str:
     """An image (784,) as text, two characters a pixel, which makes it about square."""
-    rows = image.reshape(28, 28).tolist()
+    rows = image.reshape(SIDE, SIDE).tolist()
     return "\n".join("".join(2 * SHADES[v * len(SHADES) // 256] for v in row).rstrip() for row in rows)
 
 
@@ -74,11 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns its exit status: 0, or 1 where an image or the weights could not be read."""
     parser = argparse.ArgumentParser(prog="python -m demo.predict", description=__doc__)
     parser.add_argument("images", type=Path, nargs="+", metavar="FILE", help="PNG, JPEG, WebP, BMP or GIF")
-    parser.add_argument("--dataset", choices=CLASSES, default="mnist", help="digits or clothes (default: mnist)")
+    parser.add_argument("--dataset", default="mnist", help="digits or clothes (default: mnist), or a path to one's own")
     parser.add_argument("--weights", type=Path, help="weights/DATASET.pkl if not given")
     options = parser.parse_args(arguments)
     try:
-        weights = load_network(options.weights or Path("weights") / f"{options.dataset}.pkl")
+        weights = load_network(options.weights or Path("weights") / f"{Path(options.dataset).name}.pkl")
     except (ValueError, OSError) as error:
         print("predict:", printable(error), file=sys.stderr)
         return 1

@@ -19,8 +19,9 @@ from PIL import Image, ImageFilter
 
 import nn
 from data.augment import Images
+from data.datasets import DATASETS
 from data.image import ImageError, prepare_image
-from data.load import CLASSES, load_sets, scale_pixels
+from data.load import load_sets, scale_pixels
 from data.weights import Weights
 from demo.predict import load_network, printable
 
@@ -253,9 +254,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("| condition | images | right before | right | points lost | refused |\n|---|---|---|---|---|---|")
     kept = True
     try:
-        for dataset in CLASSES:
+        for dataset in DATASETS:
             weights = load_network(options.weights / f"{dataset}.pkl")
-            _, (X, Y) = load_sets(dataset, options.validation)
+            X, Y = load_sets(dataset, options.validation).measured
             kept &= table(weights, X, Y, {f"{dataset}, as it is": as_it_is}, ALLOWED_AS_THEY_ARE)
             if dataset == "mnist":
                 some = np.random.default_rng(0).choice(len(X), options.samples, replace=False)

@@ -54,7 +54,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> demo.Network:
     images = rng.integers(0, 256, (50, 784), np.uint8), rng.integers(0, 10, 50)
     path = keep_random(tmp_path_factory.mktemp("weights") / "w.pkl", LAYERS, measured_on="validation")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "load", lambda dataset, split: images)
+        patch.setattr(demo, "load", lambda dataset, split, classes: images)
         return demo.read_network(path)
 
 

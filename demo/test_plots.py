@@ -9,9 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+import data.load
 import nn
 import train
-from data.load import CLASSES, Dataset
+from data.datasets import DATASETS
+from data.load import Dataset
 from demo import plots
 
 FLAGS = ["--layers", "784", "12", "10", "--epochs", "2", "--batch-size", "20"]
@@ -28,12 +30,15 @@ def made_up(N: int, seed: int) -> Dataset:
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Dataset]:
-    """Three hundred images to train on, the last hundred of them for validation, and two hundred to test on."""
+    """Three hundred images to train on, the last fifty of them for validation, and two hundred to test on."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data.load, "HOME", tmp_path / "data")
     sets = {"train": made_up(300, seed=0), "test": made_up(200, seed=1)}
-    monkeypatch.setattr("data.load.VALIDATION", 100)
-    for module in ("data.load", "demo.plots"):
-        monkeypatch.setattr(f"{module}.load", lambda dataset, split: sets[split])
+    for dataset in (*DATASETS, "own"):
+        (tmp_path / "data" / dataset).mkdir(parents=True)
+        for split, (X, Y) in sets.items():
+            path = tmp_path / "data" / dataset / f"{split}.csv"
+            np.savetxt(path, np.column_stack([Y, X]), "%d", ",")
     return sets
 
 
@@ -122,9 +127,9 @@ def test_augmented_images_stand_below_their_originals() -> None:
 @pytest.mark.parametrize("loss", nn.LOSSES)
 def test_curves_are_of_the_run_that_train_makes(few: dict[str, Dataset], loss: str) -> None:
     config = train.parse_config([*FLAGS, "--loss", loss, "--activation", "sigmoid", "--label-smoothing", "0.1"])
-    params, curves = plots.follow(config)
-    (X, Y), begun = few["train"], train.start(config)
-    sets, state = {"training": (X[:200], Y[:200]), "validation": (X[200:], Y[200:])}, cast(nn.State, begun["state"])
+    _, params, curves = plots.follow(config)
+    (X, Y), (_, begun) = few["train"], train.start(config)
+    sets, state = {"training": (X[:250], Y[:250]), "validation": (X[250:], Y[250:])}, cast(nn.State, begun["state"])
     for epoch in (1, 2):
         state = train.train_epoch(config, sets["training"], state, epoch)
         for name, (x, y) in sets.items():
@@ -132,7 +137,7 @@ def test_curves_are_of_the_run_that_train_makes(few: dict[str, Dataset], loss: s
             Z = nn.forward_propagation(state["params"], x / 255, nn.ACTIVATIONS["sigmoid"])["Z2"]
             expected, _ = nn.LOSSES[loss](Z, 0.9 * np.eye(10)[y] + 0.01)
             assert value == pytest.approx(expected, rel=1e-5)
-            assert accuracy == train.measure(state["params"], "sigmoid", (x, y))
+            assert accuracy == nn.get_accuracy(train.predict(state["params"], "sigmoid", x), y)
     assert len(curves["training"]) == len(curves["validation"]) == 2
     for k in params:
         np.testing.assert_array_equal(params[k], state["params"][k])
@@ -140,7 +145,8 @@ def test_curves_are_of_the_run_that_train_makes(few: dict[str, Dataset], loss: s
 
 def test_run_is_drawn_from_the_test_images(few: dict[str, Dataset]) -> None:
     config = train.parse_config(FLAGS)
-    accuracy = train.measure(plots.follow(config)[0], config.activation, few["test"])
+    X, Y = few["test"]
+    accuracy = nn.get_accuracy(train.predict(plots.follow(config)[1], config.activation, X), Y)
     errors, figures = round(200 * (1 - accuracy)), plots.draw_run(config)
     assert 0 < errors < 200
     assert figures["confusion"].axes[0].get_title("left") == f"Confusion matrix: {errors} errors in 200 test images"
@@ -149,7 +155,7 @@ def test_run_is_drawn_from_the_test_images(few: dict[str, Dataset]) -> None:
         assert all((tile(figures["augmentation"], row, k) != few["test"][0][k]).any() for row in range(1, 5))
 
 
-@pytest.mark.parametrize("dataset", CLASSES)
+@pytest.mark.parametrize("dataset", [*DATASETS, "data/own"])
 def test_command_writes_small_png_files(
     few: dict[str, Dataset], dataset: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,7 +163,9 @@ def test_command_writes_small_png_files(
     lines = capsys.readouterr().out.splitlines()
     assert plots.main([*FLAGS, "--dataset", dataset]) == 0
     names = ["curves", "confusion", "first-layer", "mistakes", "augmentation"]
-    paths = [Path("plots", dataset, f"{name}.png") for name in names[: 5 if dataset == "mnist" else 4]]  # not clothes
+    paths = [
+        Path("plots", Path(dataset).name, f"{name}.png") for name in names[: 5 if dataset == "mnist" else 4]
+    ]  # not clothes
     assert capsys.readouterr().out.splitlines() == [*lines, *map(str, paths)]
     for path in paths:
         assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
@@ -179,12 +187,12 @@ def test_errors_are_told(
     assert not out and err.startswith("demo.plots: ") and err.endswith(f"{message}\n") and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("flag", ["--evaluate", "--resume", "--weights=mine.pkl", "--min-accuracy=0.9", "--layers=9"])
+@pytest.mark.parametrize("flag", ["--evaluate", "--resume", "--weights=mine.pkl", "--min-accuracy=0.9"])
 def test_flags_that_fit_no_whole_run_are_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         plots.main([flag])
     name = flag.partition("=")[0]
-    message = "must go from 784 pixels" if name == "--layers" else f"no weights are kept: leave out {name}\n"
+    message = f"no weights are kept: leave out {name}\n"
     assert stop.value.code == 2 and message in capsys.readouterr().err
 
 

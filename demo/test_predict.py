@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 import nn
-from data.load import CLASSES
+from data.datasets import DATASETS
 from data.weights import save_weights
 from demo.predict import PROBABILITIES, describe, draw, load_network, main, predict
 
@@ -16,7 +16,8 @@ def keep(path: Path, params: nn.Params, **changes: object) -> Path:
     """Saves weights that read digits, but for the changes."""
     layers = [len(params["W1"]), *(len(b) for name, b in params.items() if name[0] == "b")]
     names = {"activation": "relu", "loss": "cross_entropy", "dataset": "mnist", "measured_on": "test"} | changes
-    classes = list(CLASSES.get(str(names["dataset"]), "0123456789"))[: layers[-1]]
+    known = DATASETS.get(str(names["dataset"]))
+    classes = list(known.classes if known else "abcdefghij")[: layers[-1]]
     save_weights(path, {"params": params, "layers": layers, "classes": classes, "accuracy": 0.5, **names})
     return path
 
@@ -78,7 +79,7 @@ def test_missing_and_torn_weights_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for dataset in CLASSES:
+    for dataset in DATASETS:
         assert main(["one.png", "--dataset", dataset]) == 1
         assert f"there are no weights at weights/{dataset}.pkl; to make them: make train" in capsys.readouterr().err
     Path("torn.pkl").write_bytes(b"\x80\x04")
@@ -89,9 +90,7 @@ def test_missing_and_torn_weights_are_told(
 @pytest.mark.parametrize(
     ("params", "changes", "message"),
     [
-        (constant(0, outputs=9), {}, "reads mnist with 784 inputs and 9 classes"),
-        (constant(0, inputs=64), {}, "reads mnist with 64 inputs and 10 classes"),
-        (constant(0), {"dataset": "letters"}, "reads letters with 784 inputs and 10 classes"),
+        (constant(0, inputs=64), {}, "has 64 inputs; 784 are needed"),
         (constant(0), {"activation": "step"}, "needs activation step and loss cross_entropy, which are not known here"),
         (constant(0), {"loss": "hinge"}, "needs activation relu and loss hinge, which are not known here"),
     ],
@@ -100,6 +99,12 @@ def test_other_weights_are_refused(params: nn.Params, changes: dict[str, object]
     path = keep(tmp_path / "w.pkl", params, **changes)
     with pytest.raises(ValueError, match=f"{path} {message}"):
         load_network(path)
+
+
+def test_weights_of_ones_own_samples_are_found_by_their_path(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keep(Path("weights/letters.pkl"), constant(1), dataset="my/letters")
+    assert main(["one.png", "--dataset", "my/letters/"]) == 0
+    assert "\nb\n" in capsys.readouterr().out
 
 
 def test_weights_of_a_stranger_print_no_control_characters(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

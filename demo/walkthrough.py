@@ -26,7 +26,8 @@ from matplotlib.figure import Figure
 import nn
 from data.augment import Images, Strengths
 from data.batches import make_batches
-from data.load import CLASSES, load, load_sets, scale_pixels
+from data.datasets import DATASETS
+from data.load import load, load_sets, scale_pixels
 from demo import plots
 
 np.set_printoptions(precision=3, suppress=True)
@@ -252,7 +253,8 @@ show(figure, "2-xor")
 
 # %%
 try:
-    (X_train, Y_train), (X_val, Y_val) = load_sets("mnist", validation=True)
+    sets = load_sets("mnist", validation=True)
+    (X_train, Y_train), (X_val, Y_val) = sets.training, sets.measured
     X_test, Y_test = load("mnist", "test")
 except (OSError, ValueError) as error:
     sys.exit(f"walkthrough: {error}")
@@ -330,7 +332,7 @@ show(plots.draw_first_layer(params["W1"]), "5-first-layer")
 P = nn.softmax(plots.read(params, X_test, relu))
 print(f"test accuracy {nn.get_accuracy(nn.get_predictions(P), Y_test):.2%}")
 rows = plots.find_mistakes(P, Y_test, 9)
-show(plots.draw_mistakes(X_test[rows], Y_test[rows], P[rows], CLASSES["mnist"]), "6-mistakes")
+show(plots.draw_mistakes(X_test[rows], Y_test[rows], P[rows], DATASETS["mnist"].classes), "6-mistakes")
 
 # %% [markdown]
 # ## Things to try

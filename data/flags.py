@@ -1,0 +1,45 @@
+"""A command's flags as a dataclass: each field is a flag, with its default, its help and its bounds."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import Field, field, fields
+from typing import Any, ClassVar, Protocol, TypeVar, cast
+
+import numpy as np
+
+Value = TypeVar("Value")
+
+
+class Flags(Protocol):
+    """A dataclass whose fields were made by flag."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+Parsed = TypeVar("Parsed", bound=Flags)
+
+
+def flag(default: Value, help: str, low: float = 0, high: float = 1e30, **options: object) -> Value:
+    """A field; a number must lie in low..high. options: of argparse's add_argument."""
+    own = {"default": default, "help": help} | ({} if "action" in options else {"type": type(default)})
+    return cast(Value, field(metadata={"options": own | options, "bounds": (low, high)}))
+
+
+def parse_flags(kind: type[Parsed], arguments: Sequence[str] | None, description: str | None) -> Parsed:
+    """A dataclass of what was typed. SystemExit with status 2, after a message, for wrong usage.
+
+    An ArgumentTypeError of its __post_init__ is wrong usage, too.
+    """
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(description=description, formatter_class=formatter)
+    for each in fields(kind):
+        parser.add_argument(f"--{each.name.replace('_', '-')}", **each.metadata["options"])
+    typed = vars(parser.parse_args(arguments))
+    for each in fields(kind):
+        (low, high), value = each.metadata["bounds"], typed[each.name]
+        if not all(low <= v <= high for v in np.array(value, object).ravel() if isinstance(v, int | float)):
+            parser.error(f"--{each.name.replace('_', '-')} must lie in {low:g}..{high:g}, got {value}")
+    try:
+        return kind(**typed)
+    except argparse.ArgumentTypeError as error:
+        parser.error(str(error))
