@@ -23,7 +23,8 @@ endif
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
-	@echo 'DATASET=fashion-mnist for clothes, DATASET=path/to/folder for your own (data/README.md); ARGS="--epochs 20" for any flag of train.py (ARGS=--help lists them);'
+	@echo 'DATASET=fashion-mnist for clothes, DATASET=path/to/folder for your own samples (data/README.md);'
+	@echo 'ARGS="--epochs 20" for any flag of train.py (ARGS=--help lists them);'
 	@echo 'RANKS=4 trains with four processes, over MPI'
 
 train: .venv/train $(if $(RANKS),.venv/mpi) data  ## train on DATASET, keep the weights, print the test accuracy
