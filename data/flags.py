@@ -2,21 +2,17 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import Field, field, fields
-from typing import Any, ClassVar, Protocol, TypeVar, cast
+from dataclasses import field, fields
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 Value = TypeVar("Value")
 
-
-class Flags(Protocol):
-    """A dataclass whose fields were made by flag."""
-
-    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
-
-
-Parsed = TypeVar("Parsed", bound=Flags)
+Flags = TypeVar("Flags", bound="DataclassInstance")
 
 
 def flag(default: Value, help: str, low: float = 0, high: float = 1e30, **options: object) -> Value:
@@ -25,7 +21,7 @@ def flag(default: Value, help: str, low: float = 0, high: float = 1e30, **option
     return cast(Value, field(metadata={"options": own | options, "bounds": (low, high)}))
 
 
-def parse_flags(kind: type[Parsed], arguments: Sequence[str] | None, description: str | None) -> Parsed:
+def parse_flags(kind: type[Flags], arguments: Sequence[str] | None, description: str | None) -> Flags:
     """A dataclass of what was typed. SystemExit with status 2, after a message, for wrong usage.
 
     An ArgumentTypeError of its __post_init__ is wrong usage, too.

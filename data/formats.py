@@ -46,7 +46,7 @@ def read_split(place: Path, split: str) -> tuple[Images, Labels | None]:
     if path := find(place, rf"{start}[-_.]images[-_.]idx3[-_.]ubyte(\.gz)?"):
         beside = find(place, rf"{start}[-_.]labels[-_.]idx1[-_.]ubyte(\.gz)?")
         if beside is None:
-            raise FileNotFoundError(f"beside {path} lie no labels, {path.name.replace('images-idx3', 'labels-idx1')}")
+            raise ValueError(f"beside {path} lie no labels, {path.name.replace('images-idx3', 'labels-idx1')}")
         images, labels = read_idx(path, (SIDE, SIDE)), read_idx(beside, ())
     elif path := find(place, rf"{start}\.csv(\.gz)?"):
         images, labels = read_csv(path)
@@ -142,6 +142,8 @@ def read_npz(path: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.inte
     try:
         with np.load(path, allow_pickle=False) as arrays:
             images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"].squeeze()
+    except KeyError as error:
+        raise FileNotFoundError(f"{path}: {error.args[0]}") from None
     except Exception as error:  # a damaged archive can raise nearly any
         raise ValueError(f"{path} does not hold x_{split} and y_{split} as plain arrays: {error!r:.300}") from error
     if images.shape[1:] not in ((SIDE, SIDE), (PIXELS,)) or labels.shape != images.shape[:1]:

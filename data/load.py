@@ -76,9 +76,10 @@ def load_sets(dataset: str, validation: bool = False, samples: int = 0) -> Sets:
     ValueError for more samples than there are.
     """
     (X, Y), classes = load_named(dataset, "train", ())
-    if dataset not in DATASETS and (validation or samples or not has_test_labels(dataset)):
+    validation = validation or not has_test_labels(dataset)
+    if dataset not in DATASETS and (validation or samples):
         order = np.random.default_rng(0).permutation(len(X))
-        X, Y, validation = X[order], Y[order], validation or not has_test_labels(dataset)
+        X, Y = X[order], Y[order]
     N = len(X) - len(X) // VALIDATION * validation
     if samples > N:
         raise ValueError(f"there are {N} training samples, fewer than the {samples} asked for")

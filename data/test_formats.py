@@ -247,7 +247,7 @@ def test_a_wrong_csv_is_refused_with_its_line(tmp_path: Path, text: str, reason:
 
 
 @each(("arrays", "reason"), [
-    ({"x_test": PIXELS}, "does not hold x_train and y_train"),
+    ({"x_test": PIXELS}, "x_train is not a file in the archive"),
     ({"x_train": PIXELS[:, 1:], "y_train": DIGITS}, r"x_train \(12, 27, 28\) and y_train \(12,\) must be"),
     ({"x_train": PIXELS, "y_train": DIGITS[1:]}, r"y_train \(11,\) must be"),
     ({"x_train": PIXELS / 255, "y_train": DIGITS}, "must be whole numbers in 0..255"),
@@ -258,7 +258,7 @@ def test_a_wrong_csv_is_refused_with_its_line(tmp_path: Path, text: str, reason:
 ])  # fmt: skip
 def test_a_wrong_npz_is_refused(tmp_path: Path, arrays: dict[str, Array], reason: str) -> None:
     np.savez(tmp_path / "own.npz", **arrays)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=f"own.npz.*{reason}"):
+    with pytest.raises((ValueError, FileNotFoundError), match=f"own.npz.*{reason}"):
         read_split(tmp_path, "train")
 
 
@@ -313,5 +313,5 @@ def test_mutated_files_are_refused_or_well_formed(tmp_path: Path) -> None:
         try:
             images, labels = read_split(tmp_path, "train")
             assert images.shape == (12, 784) and labels is not None and labels.shape == (12,)
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:
             assert str(tmp_path / "own.npz") in str(error)
