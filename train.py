@@ -22,6 +22,7 @@ from data.augment import Images, Strengths, parse_strengths, usual_strengths
 from data.batches import make_batches
 from data.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
 from data.datasets import PIXELS
+from data.files import is_writable
 from data.flags import flag, parse_flags
 from data.formats import save_predictions
 from data.load import Dataset, Sets, load_measured, load_sets, parse_dataset, scale_parts, scale_pixels
@@ -64,11 +65,10 @@ class Config:
     min_accuracy: float = flag(0.0, "exit with status 1 below it", high=1)
 
     def __post_init__(self) -> None:
-        """What follows from other flags. ArgumentTypeError for wrong ones."""
         self.evaluate = self.evaluate or self.predictions != ""
         self.weights = Path(str(self.weights).replace("DATASET", Path(self.dataset).name))
-        if self.weights.is_dir():
-            raise ArgumentTypeError(f"--weights must name a file, and {self.weights} is a folder")
+        if not is_writable(self.weights):
+            raise ArgumentTypeError(f"--weights must name a file, and {self.weights} is there and is none")
         self.augment = usual_strengths(self.dataset)._replace(**self.augment)._asdict()
         if self.init not in nn.INITS:
             self.init = {"sigmoid": "lecun", "tanh": "xavier"}.get(self.activation, "he")

@@ -252,6 +252,34 @@ def test_a_write_that_fails_leaves_what_was_there(path: Path, monkeypatch: pytes
     assert {each.name: each.read_bytes() for each in path.parent.iterdir()} == {path.name: before}
 
 
+def test_a_link_stays_one_and_a_file_keeps_its_mode(path: Path) -> None:
+    path.chmod(0o640)
+    link = path.with_name("link.pkl")
+    link.symlink_to(path.name)
+    save_weights(link, made_up(1))
+    assert link.is_symlink() and path.stat().st_mode & 0o777 == 0o640
+    assert bits(load_weights(path)) == bits(load_weights(link)) == bits(made_up(1))
+
+
+@each("kind", ["folder", "FIFO", "device", "dangling link"])
+def test_what_is_no_file_is_not_replaced(path: Path, kind: str) -> None:
+    other = {"device": Path("/dev/null")}.get(kind, path.with_name("other"))
+    if kind == "folder":
+        other.mkdir()
+    elif kind == "FIFO":
+        os.mkfifo(other)
+    elif kind == "dangling link":
+        other.symlink_to("new")
+    before = other.lstat()
+    if kind == "dangling link":
+        save_weights(other, made_up(1))
+        assert other.is_symlink() and bits(load_weights(path.with_name("new"))) == bits(made_up(1))
+    else:
+        with pytest.raises(OSError, match=f"cannot write {other}: it is there and is no file; name another"):
+            save_weights(other, made_up(1))
+        assert (other.lstat().st_mode, other.lstat().st_ino) == (before.st_mode, before.st_ino)
+
+
 def test_writers_of_one_file_in_one_process_do_not_mix(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second, fsync = made_up(1), made_up(2), os.fsync
 
