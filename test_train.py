@@ -411,7 +411,7 @@ def test_an_error_is_one_line_and_exit_status_1(command: Command, flags: str, me
     ("--layers 784", "must go from 784 to 10, the pixels and classes, got [784]"), ("--layers 784 5", "[784, 5]"),
     ("--layers 784 0 10", "classes, got [784, 0, 10]"), ("--layers 700 10", "got [700, 10]"),
     ("--augment twist=1", "must give numbers in 0..1000 to some of rot"), ("--augment shift=-1", "got 'shift=-1'"),
-    ("--augment shift=nan", "'shift=nan'"), ("--augment smoothness=0", "ness=0"), ("--weights data", "there and is none"),
+    ("--augment shift=nan", "'shift=nan'"), ("--augment smoothness=0", "ness=0"), ("--weights data", "and is none"),
 ])  # fmt: skip
 def test_wrong_usage_is_exit_status_2(command: Command, flags: str, message: str) -> None:
     status, out, err = command(*flags.split())

@@ -337,8 +337,8 @@ def gzip_mutated(dice: random.Random, tries: int) -> Verdicts:
     """gzip files changed, and bombs."""
     fill(Path("own"), {name: content for name, content in CONTENT.items() if name != NAMES[0]})
     packed, bomb = gzip.compress(CONTENT[NAMES[0]]), gzip.compress(bytes(1 << 25), 1)
-    empty_blocks = b"\0\0\0\xff\xff" * 4_000_000
-    bombs = [bomb, packed + bytes(20_000_000), packed + bomb, gzip.compress(b"")[:10] + empty_blocks]
+    empty_blocks = b"\0\0\0\xff\xff" * 2_000_000
+    bombs = [bomb, packed + bytes(5_000_000), packed + bomb, gzip.compress(b"")[:10] + empty_blocks]
     for content in itertools.chain(bombs, (mutated(dice, packed) for _ in range(tries))):
         (Path("own") / f"{NAMES[0]}.gz").write_bytes(content)
         yield fetched(Path("own"))
