@@ -4,7 +4,8 @@
 
 PYTHON ?= python3
 DATASET ?= mnist
-name = $(notdir $(DATASET:%/=%))
+# in the shell's quotes
+dataset = '$(subst ','\'',$(DATASET))'
 # a second thread gains little, and beside a busy program makes each matrix product wait for it
 export OPENBLAS_NUM_THREADS ?= $(or $(OMP_NUM_THREADS),1)
 
@@ -28,13 +29,13 @@ help:  ## this list
 	@echo 'RANKS=4 trains with four processes, over MPI'
 
 train: .venv/train $(if $(RANKS),.venv/mpi) data  ## train on DATASET, keep the weights, print the test accuracy
-	@$(if $(RANKS),.venv/bin/mpiexec -n $(RANKS)) .venv/bin/python $(if $(RANKS),-m mpi4py) train.py --dataset '$(DATASET)' $(ARGS)
+	@$(if $(RANKS),.venv/bin/mpiexec -n $(RANKS)) .venv/bin/python $(if $(RANKS),-m mpi4py) train.py --dataset $(dataset) $(ARGS)
 
 evaluate: .venv/train data  ## score saved weights on the test set
-	@.venv/bin/python train.py --dataset '$(DATASET)' --evaluate $(ARGS)
+	@.venv/bin/python train.py --dataset $(dataset) --evaluate $(ARGS)
 
 data: .venv/train  ## fetch and verify the images of DATASET; FROM=folder takes them from there
-	@.venv/bin/python -m data.fetch --dataset '$(DATASET)' $(if $(FROM),--from '$(FROM)')
+	@.venv/bin/python -m data.fetch --dataset $(dataset) $(if $(FROM),--from '$(FROM)')
 
 test: .venv/test $(if $(ROOM),.venv/$(ROOM))  ## lint, check types and run the tests of the core, or of ROOM=bench or demo
 	.venv/bin/ruff check
@@ -43,17 +44,18 @@ test: .venv/test $(if $(ROOM),.venv/$(ROOM))  ## lint, check types and run the t
 	.venv/bin/pytest $(ROOM)
 
 predict: .venv/demo  ## say what IMAGE=photo.png shows (IMAGE="a.png b.jpg" for several)
-	@$(if $(IMAGE),,echo 'name an image: make predict IMAGE=photo.png' >&2; exit 2;) .venv/bin/python -m demo.predict --dataset '$(DATASET)' $(IMAGE) $(ARGS)
+	@$(if $(IMAGE),,echo 'name an image: make predict IMAGE=photo.png' >&2; exit 2;) .venv/bin/python -m demo.predict --dataset $(dataset) $(IMAGE) $(ARGS)
 
 demo: .venv/demo  ## serve the page to draw on; trains weights for DATASET if there are none
-	@test -f 'weights/$(name).pkl' || $(MAKE) --no-print-directory train ARGS=
-	@.venv/bin/python -m demo.app --weights 'weights/$(name).pkl' $(ARGS)
+	@.venv/bin/python -c 'import sys, demo.predict as p; sys.exit(not p.weights_path(sys.argv[1]).exists())' $(dataset) || \
+		$(MAKE) --no-print-directory train ARGS=
+	@.venv/bin/python -m demo.app --dataset $(dataset) $(ARGS)
 
 plots: .venv/demo data  ## draw a run: curves, confusion matrix, weights, mistakes, augmentation, into plots/DATASET
-	@.venv/bin/python -m demo.plots --dataset '$(DATASET)' $(ARGS)
+	@.venv/bin/python -m demo.plots --dataset $(dataset) $(ARGS)
 
 record: .venv/bench data  ## train the best recipe for DATASET with seeds 0, 1 and 2; goes on where it was stopped
-	@.venv/bin/python -m bench.record --dataset '$(DATASET)' $(ARGS)
+	@.venv/bin/python -m bench.record --dataset $(dataset) $(ARGS)
 
 reproduce: .venv/bench  ## train the five published networks and print what they reach
 	@$(MAKE) --no-print-directory data DATASET=mnist

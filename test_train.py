@@ -418,6 +418,29 @@ def test_wrong_usage_is_exit_status_2(command: Command, flags: str, message: str
     assert (status, out) == (2, "") and message in err and "Traceback" not in err
 
 
+def test_ones_own_samples_are_trained_on_and_what_is_read_is_written(command: Command) -> None:
+    """Three classes, named by their labels; a test set with labels, and one without."""
+    (X, Y), folder = made_up(60), Path("own", "letters")
+    folder.mkdir(parents=True)
+    np.savetxt(folder / "train.csv", np.column_stack([Y % 3 + 7, X]), "%d", ",")
+    for test, which, N in (np.column_stack([Y % 3 + 7, X])[:9], "test", 9), (X[:9], "validation", 10):
+        np.savetxt(folder / "test.csv", test, "%d", ",")
+        flags = "--dataset", str(folder), "--layers", "784", "8", "0"
+        assert re.search(rf"\n{which} accuracy .* errors in {N}\), ", command(*flags)[1])
+        weights = load_weights("weights/own_letters.pkl")
+        assert (weights["classes"], weights["layers"], weights["measured_on"]) == (["7", "8", "9"], [784, 8, 3], which)
+        assert f"{which} accuracy {weights['accuracy']:.2%} (" in command(*flags, "--evaluate")[1]
+        status, out, err = command(*flags, "--predictions", "read.csv")
+        scored = [f"test accuracy {weights['accuracy']:.2%}"] if which == "test" else []
+        assert (status, err) == (0, "") and [line.split(" (")[0] for line in out.splitlines()] == [
+            "9 predictions in read.csv", *scored]  # fmt: skip
+        read = nn.make_predictions(weights["params"], scale_pixels(X[:9]), nn.ACTIVATIONS["relu"]) + 7
+        lines = [f"{i},{label}" for i, label in enumerate(read, start=1)]
+        assert Path("read.csv").read_text().splitlines() == ["ImageId,Label", *lines]
+    assert command("--dataset", str(folder), "--layers", "784", "8", "4")[0] == 2
+    failed(command, "leave out --validation", *flags, "--predictions", "read.csv", "--validation")
+
+
 def test_help_names_every_flag(command: Command) -> None:
     status, out, _ = command("--help")
     assert status == 0 and all(f"--{name.replace('_', '-')}" in out for name in train.Config.__annotations__)

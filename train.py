@@ -19,13 +19,13 @@ from tqdm import tqdm
 
 import nn
 from data.augment import Images, Strengths, parse_strengths, usual_strengths
-from data.batches import make_batches
+from data.batches import make_batches, scale_parts
 from data.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
 from data.datasets import PIXELS
 from data.files import is_writable
 from data.flags import flag, parse_flags
 from data.formats import save_predictions
-from data.load import Dataset, Sets, load_measured, load_sets, parse_dataset, scale_parts, scale_pixels
+from data.load import Dataset, Sets, is_same, load_measured, load_sets, parse_dataset, scale_pixels, weights_name
 from data.weights import load_weights, save_weights
 
 if TYPE_CHECKING:
@@ -61,12 +61,12 @@ class Config:
     weights: Path = flag(Path("weights/DATASET.pkl"), "where they are kept")
     resume: bool = flag(False, "go on from the last epoch of a run that was stopped", action="store_true")
     evaluate: bool = flag(False, "score the weights as they are, without training", action="store_true")
-    predictions: str = flag("", "score as with --evaluate, and write what was read to this CSV file")
+    predictions: str | None = flag(None, "write what the weights read in the test set to this CSV file", type=str)
     min_accuracy: float = flag(0.0, "exit with status 1 below it", high=1)
 
     def __post_init__(self) -> None:
-        self.evaluate = self.evaluate or self.predictions != ""
-        self.weights = Path(str(self.weights).replace("DATASET", Path(self.dataset).name))
+        self.evaluate = self.evaluate or self.predictions is not None
+        self.weights = Path(str(self.weights).replace("DATASET", weights_name(self.dataset)))
         if not is_writable(self.weights):
             raise ArgumentTypeError(f"--weights must name a file, and {self.weights} is there and is none")
         self.augment = usual_strengths(self.dataset)._replace(**self.augment)._asdict()
@@ -133,7 +133,8 @@ def start(config: Config) -> tuple[Sets, Checkpoint]:
         raise ArgumentTypeError(f"--layers must go from {PIXELS} to {K}, the pixels and classes, got {config.layers}")
     params = nn.init_params(config.layers, nn.INITS[config.init], np.random.default_rng(config.seed))
     state = nn.init_state(params, nn.OPTIMIZERS[config.optimizer])
-    fresh = Checkpoint(state=state, epoch=0, seconds=0.0, config=config.hyperparameters())
+    flags = {**config.hyperparameters(), "classes": list(sets.classes)}
+    fresh = Checkpoint(state=state, epoch=0, seconds=0.0, config=flags)
     return sets, load_checkpoint(checkpoint_path(config.weights), fresh) if config.resume else fresh
 
 
@@ -163,15 +164,14 @@ def predict(params: nn.Params, activation: str, X: Images) -> nn.Labels:
 def train(config: Config, comm: "MPI.Comm | None") -> int:
     """Trains and keeps the weights, with a checkpoint an epoch; rank 0 alone reads, writes and prints. Exit status."""
     rank = comm.rank if comm else 0
-    ready = (*start(config), config) if rank == 0 else None
-    sets, begun, config = comm.bcast(ready) if comm else cast(tuple[Sets, Checkpoint, Config], ready)
-    data, (X, Y), which, classes = sets
+    sent = (*start(config), config) if rank == 0 else None
+    (data, (X, Y), which, _), begun, config = comm.bcast(sent) if comm else cast(tuple[Sets, Checkpoint, Config], sent)
     state, seconds, started = cast(nn.State, begun["state"]), begun["seconds"], time.perf_counter()
     for epoch in range(begun["epoch"] + 1, config.epochs + 1):
         state = train_epoch(config, data, state, epoch, comm)
         if rank == 0:
             seconds = begun["seconds"] + time.perf_counter() - started
-            done = Checkpoint(state=state, epoch=epoch, seconds=seconds, config=config.hyperparameters())
+            done = Checkpoint(state=state, epoch=epoch, seconds=seconds, config=begun["config"])
             save_checkpoint(checkpoint_path(config.weights), done)
             accuracy = nn.get_accuracy(predict(state["params"], config.activation, X), Y)
             shown = f"  validation {accuracy:.2%}" if which == "validation" else ""
@@ -180,19 +180,19 @@ def train(config: Config, comm: "MPI.Comm | None") -> int:
     if rank > 0:
         return 0
     accuracy = nn.get_accuracy(predict(state["params"], config.activation, X), Y)
-    trained = {"params": state["params"], "classes": list(classes), "accuracy": accuracy, "measured_on": which}
-    save_weights(config.weights, config.hyperparameters() | trained)
+    trained = {"params": state["params"], "accuracy": accuracy, "measured_on": which}
+    save_weights(config.weights, {**begun["config"], **trained})
     return report(which, accuracy, len(Y), seconds, config.min_accuracy)
 
 
 def evaluate(config: Config) -> int:
     """Scores the weights as they are, and writes what they predict if asked. Returns the exit status of report."""
     weights, started = load_weights(config.weights), time.perf_counter()
-    if weights["dataset"] != config.dataset or weights["activation"] not in nn.ACTIVATIONS:
+    if not is_same(weights["dataset"], config.dataset) or weights["activation"] not in nn.ACTIVATIONS:
         raise ValueError(f"{config.weights} is for {weights['dataset']}, {weights['activation']}; name its --dataset")
-    (X, Y), which = load_measured(config.dataset, config.validation, weights["classes"], config.predictions == "")
+    (X, Y), which = load_measured(config.dataset, config.validation, weights["classes"], config.predictions is not None)
     predictions = predict(weights["params"], weights["activation"], X)
-    if config.predictions:
+    if config.predictions is not None:
         save_predictions(Path(config.predictions), [weights["classes"][k] for k in predictions])
         print(f"{len(X)} predictions in {config.predictions}")
     if len(Y) == 0:

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from data.augment import NOISE, Images, Strengths, augment
+from data.augment import NOISE, Floats, Images, Strengths, augment
+from data.load import scale_pixels
 
 
 def make_batches(
@@ -34,3 +35,9 @@ def make_batches(
             noise = 2 * rng.random((n, NOISE), np.float32) - 1
             x = augment(x, noise[first:end], strengths)
         yield x, T[rows]
+
+
+def scale_parts(X: Images, size: int = 500) -> Iterator[Floats]:
+    """Grey levels (N, 784), scaled as by scale_pixels, some rows at a time to spare memory."""
+    for i in range(0, len(X), size):
+        yield scale_pixels(X[i : i + size])

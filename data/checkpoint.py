@@ -44,7 +44,7 @@ def load_checkpoint(path: Path, fresh: Checkpoint) -> Checkpoint:
             raise ValueError(f"{path} is of a run with {name} {was.get(name)}, not {value}{why}; resume with its flags")
     if outline({**saved, "config": now}) != outline(cast(Mapping[str, object], fresh)):
         raise ValueError(f"{path} does not hold the state of such a run; start without --resume")
-    checkpoint = cast(Checkpoint, saved)
+    checkpoint = cast(Checkpoint, {**saved, "config": now})
     if not 0 <= checkpoint["epoch"] <= cast(int, now["epochs"]):
         raise ValueError(f"{path} has {checkpoint['epoch']} epochs behind it, more than --epochs {now['epochs']}")
     return checkpoint

@@ -36,14 +36,17 @@ MAX_BYTES = 1 << 31  # of a file's content
 
 
 def read_split(place: Path, split: str) -> tuple[Images, Labels | None]:
-    """The images of a split, "train" or "test", and its labels, None for a CSV of pixels alone.
+    """The images of a split, "train" or "test", and its labels, None where the files hold none.
 
     place: a folder, a file in it, or the beginning of their names. FileNotFoundError where there is no such split;
     ValueError that names the file, what was found and what was expected.
     """
     start = f"(.*[-_.])?{SPLITS[split]}"
+    path: Path | None
     labels: Labels | None
-    if path := find(place, rf"{start}[-_.]images[-_.]idx3[-_.]ubyte(\.gz)?"):
+    if (path := place / split).is_dir():
+        images, labels = read_folders(path)
+    elif path := find(place, rf"{start}[-_.]images[-_.]idx3[-_.]ubyte(\.gz)?"):
         beside = find(place, rf"{start}[-_.]labels[-_.]idx1[-_.]ubyte(\.gz)?")
         if beside is None:
             raise ValueError(f"beside {path} lie no labels, {path.name.replace('images-idx3', 'labels-idx1')}")
@@ -52,10 +55,10 @@ def read_split(place: Path, split: str) -> tuple[Images, Labels | None]:
         images, labels = read_csv(path)
     elif path := find(place, r".*\.npz"):
         images, labels = read_npz(path, split)
-    elif (path := place / split).is_dir():
-        images, labels = read_folders(path)
     else:
         raise FileNotFoundError(missing(place, split))
+    if len(images) == 0 and split == "test":
+        raise FileNotFoundError(f"{path} holds no test set: it is empty")
     if len(images) == 0 or labels is not None and len(images) != len(labels):
         count = 0 if labels is None else len(labels)
         raise ValueError(f"{path}: found {len(images)} images and {count} labels, expected equal numbers, at least 1")
@@ -79,7 +82,7 @@ def find(place: Path, pattern: str) -> Path | None:
 def missing(place: Path, split: str) -> str:
     """What to say where no split was found."""
     folder = place if place.is_dir() else place.parent
-    if packed := [path.name for path in sorted(folder.glob("*.zip"))]:
+    if packed := [path.name for path in sorted(folder.glob("*.zip")) if folder == place or path == place]:
         return f"{folder} holds {packed[0]}, still packed; unpack it there"
     layouts = f"IDX files, {split}.csv, an npz archive, or a folder {split}/CLASS of images for each class"
     return f"{place} holds no {split} set: found no {layouts}"
@@ -117,11 +120,12 @@ def read_idx(path: Path, item: tuple[int, ...]) -> NDArray[np.uint8]:
 
 
 def read_csv(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """Images (N, 784) and labels (N,) of a CSV file, plain or gzipped, None where each line is an image alone."""
+    """Images (N, 784) and labels (N,) of a CSV file; None where each line is an image alone, or begins with an id."""
     with opened(path) as file:
-        lines = io.TextIOWrapper(file, "latin-1")
+        lines = io.TextIOWrapper(file, "utf-8-sig", "replace")
         first = lines.readline()
-        header = re.search(r"[^\d,\s]", first.partition(",")[2]) is not None
+        name = first.partition(",")[0].strip('" \n')
+        header = not re.fullmatch(r"[-+.\d]*", name)
         columns = first.count(",") + 1
         if columns not in (PIXELS, PIXELS + 1):
             raise ValueError(f"line 1 has {columns} columns, expected a label and {PIXELS} grey levels")
@@ -131,47 +135,62 @@ def read_csv(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
             table: NDArray[np.uint8] = np.loadtxt(itertools.chain([sample], lines), np.uint8, delimiter=",", ndmin=2)
         except ValueError as error:  # NumPy counts rows from 0 where it could not convert, else from 1
             counted = header + ("convert" in str(error))
-            raise ValueError(re.sub(r"row (\d+)", lambda row: f"line {int(row[1]) + counted}", str(error))) from None
+            said = str(error).partition("; use ")[0]
+            raise ValueError(re.sub(r"row (\d+)", lambda row: f"line {int(row[1]) + counted}", said)) from None
         if table.shape[1] != columns:
             raise ValueError(f"line 1 has {columns} columns, the others {table.shape[1]}")
-    return (table[:, 1:], table[:, 0]) if columns > PIXELS else (table, None)
+    if columns > PIXELS and name.lower() not in ("id", "imageid"):
+        return table[:, 1:], table[:, 0]
+    return table[:, columns - PIXELS :], None
 
 
-def read_npz(path: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
-    """Images and labels of a split of an npz archive. Pickled objects in it are refused, never loaded."""
+def read_npz(path: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.integer] | None]:
+    """Images and labels, if any, of a split of an npz archive. Pickled objects in it are refused, never loaded."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"].squeeze()
+            images = arrays[f"x_{split}"]
+            labels = arrays[f"y_{split}"] if split == "train" or f"y_{split}" in arrays else None
     except KeyError as error:
         raise FileNotFoundError(f"{path}: {error.args[0]}") from None
     except Exception as error:  # a damaged archive can raise nearly any
         raise ValueError(f"{path} does not hold x_{split} and y_{split} as plain arrays: {error!r:.300}") from error
-    if images.shape[1:] not in ((SIDE, SIDE), (PIXELS,)) or labels.shape != images.shape[:1]:
-        raise ValueError(f"{path}: x_{split} {images.shape} and y_{split} {labels.shape} must be (N, 28, 28) and (N,)")
-    if labels.dtype.kind not in "iu" or images.dtype.kind not in "iu" or ((images < 0) | (images > 255)).any():
-        raise ValueError(f"{path}: x_{split} must be whole numbers in 0..255, and y_{split} whole numbers")
+    if images.shape[1:] not in ((SIDE, SIDE), (PIXELS,)):
+        raise ValueError(f"{path}: x_{split} {images.shape} must be (N, {SIDE}, {SIDE})")
+    if images.dtype.kind not in "iu" or ((images < 0) | (images > 255)).any():
+        raise ValueError(f"{path}: x_{split} must be whole numbers in 0..255")
+    if labels is not None:
+        if labels.shape not in ((len(images),), (len(images), 1)) or labels.dtype.kind not in "iu":
+            raise ValueError(f"{path}: y_{split} {labels.shape} must be {len(images)} whole numbers")
+        labels = labels.reshape(len(images))
     return images.astype(np.uint8), labels
 
 
-def read_folders(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.str_]]:
-    """Images (N, 28, 28) in folders that are named as their classes, and those names."""
+def read_folders(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.str_] | None]:
+    """Images (N, 28, 28) in folders that are named as their classes, and those names, None where they are in none."""
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
         raise ValueError(f"to read the images in {folder}, install Pillow: make .venv/demo") from None
-    paths = sorted(path for path in folder.glob("*/*") if path.is_file() and not path.name.startswith("."))
+    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    names = [path.name for path in entries if path.is_dir()]
+    if strange := [name for name in names if not name.isprintable()]:
+        raise ValueError(f"{folder} holds a class whose name cannot be printed, {strange[0]!r}")
+    inside = [path for name in names for path in sorted((folder / name).iterdir()) if not path.name.startswith(".")]
+    paths = inside if names else entries
     images = np.empty((len(paths), SIDE, SIDE), np.uint8)
     for image, path in zip(images, paths):
         try:
             with Image.open(path) as file:
                 if file.size != (SIDE, SIDE):
                     raise ValueError("is {} x {} pixels, expected 28 x 28".format(*file.size))
+                if file.mode[0] in "IF" or file.has_transparency_data:
+                    raise ValueError("has more than 8 bits a pixel, or transparency; save it in plain grey")
                 image[:] = file.convert("L")
         except UnidentifiedImageError:
             raise ValueError(f"{path} is not an image that can be read") from None
         except Exception as error:  # a damaged image can raise nearly any
             raise ValueError(f"{path} {error}") from error
-    return images, np.array([path.parent.name for path in paths], np.str_)
+    return images, np.array([path.parent.name for path in paths], np.str_) if names else None
 
 
 def save_predictions(path: Path, names: Sequence[str]) -> None:

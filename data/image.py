@@ -38,11 +38,13 @@ class ImageError(ValueError):
 def prepare_image(content: bytes, dataset: str) -> NDArray[np.uint8]:
     """The content of an image file as the image (784,) that the network sees: 0 for its ground, 255 for full ink.
 
-    dataset: what the network was trained on, which tells a digit from a piece of clothing; a set of one's own counts as
-    of digits. An image of the dataset stays as it is.
+    dataset: what the network was trained on, which tells a digit from a piece of clothing. With a set of one's
+    own, an image of 28x28 is taken as it is, any other prepared as a digit. An image of the dataset stays as it is.
     ImageError where the file cannot be read, or shows no ink or several digits.
     """
     f, alpha = read_image(content)
+    if dataset not in DATASETS and f.shape == (SIDE, SIDE):
+        return np.rint(255 * f).astype(np.uint8).ravel()
     X = prepare_digit(lay_on_ground(f, alpha)) if shows_ink(dataset) else prepare_garment(alpha * f + 1 - alpha)
     return np.rint(255 * X).astype(np.uint8).ravel()
 

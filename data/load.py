@@ -2,7 +2,7 @@
 
 import glob
 from argparse import ArgumentTypeError
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -15,6 +15,7 @@ from data.formats import SPLITS, read_split
 Dataset: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.int64]]  # images X (N, 784), labels Y (N,)
 HOME = Path(__file__).resolve().parent  # each published dataset has a folder of its own here
 VALIDATION = 6  # the last sixth of the training set, on request: 10,000 of 60,000
+MAX_CLASSES = 1000  # more are no labels, but numbers of samples, say
 
 
 class Sets(NamedTuple):
@@ -31,8 +32,11 @@ def parse_dataset(text: str) -> str:
     path = Path(text)
     if text in DATASETS:
         return text
-    if text and (path.exists() or any(path.parent.glob(f"{glob.escape(path.name)}*"))):
-        return str(path)
+    try:
+        if text and (path.exists() or any(path.parent.glob(f"{glob.escape(path.name)}*"))):
+            return str(path)
+    except OSError as error:
+        raise ArgumentTypeError(f"cannot be read: {error.strerror}, {text[:200]!r}") from None
     raise ArgumentTypeError(f"must be {', '.join(DATASETS)} or a path to one's own samples, got {text!r}")
 
 
@@ -58,6 +62,8 @@ def load_named(dataset: str, split: str, classes: Sequence[str]) -> tuple[Datase
             raise ValueError(f"the {split} set of {dataset} has no labels: they come first in a line of 785 numbers")
         values, Y = np.unique(np.empty(0, np.uint8) if labels is None else labels, return_inverse=True)
         found = tuple(map(str, values.tolist()))
+        if len(found) > MAX_CLASSES:
+            raise ValueError(f"the {split} set of {dataset} has {len(found)} different labels, more than {MAX_CLASSES}")
         known = list(map(str, range(len(published.classes)))) if published else list(classes or found)
         if strange := sorted({*found} - {*known}):
             raise ValueError(f"the {split} set of {dataset} has the label {strange[0]}, none of {', '.join(known)}")
@@ -68,44 +74,56 @@ def load_named(dataset: str, split: str, classes: Sequence[str]) -> tuple[Datase
     return (images, places[Y]), published.classes if published else tuple(known)
 
 
-def load_sets(dataset: str, validation: bool = False, samples: int = 0) -> Sets:
+def load_sets(dataset: str, validation: bool = False, samples: int = 0, classes: Sequence[str] = ()) -> Sets:
     """The training set, or its first samples, and the test set; or what is left of the one without its last, and these.
 
     validation: whether to measure on the last sixth of the training set, as is done where there are no test labels.
     One's own samples, where some are set apart, are shuffled first, each time alike, as they may be sorted by class.
-    ValueError for more samples than there are.
+    classes: as for load. ValueError for more samples than there are.
     """
-    (X, Y), classes = load_named(dataset, "train", ())
-    validation = validation or not has_test_labels(dataset)
-    if dataset not in DATASETS and (validation or samples):
+    (X, Y), names = load_named(dataset, "train", classes)
+    test = None if validation else load_test(dataset, names)
+    if dataset not in DATASETS and (test is None or samples):
         order = np.random.default_rng(0).permutation(len(X))
         X, Y = X[order], Y[order]
-    N = len(X) - len(X) // VALIDATION * validation
+    N = len(X) - (len(X) // VALIDATION if test is None else 0)
+    if test is None and N == len(X):
+        raise ValueError(f"{dataset} has {N} training samples, too few to set a sixth apart for validation")
     if samples > N:
         raise ValueError(f"there are {N} training samples, fewer than the {samples} asked for")
-    training, which = (X[: samples or N], Y[: samples or N]), "validation" if validation else "test"
-    return Sets(training, (X[N:], Y[N:]) if validation else load(dataset, "test", classes), which, classes)
+    training, which = (X[: samples or N], Y[: samples or N]), "test" if test else "validation"
+    return Sets(training, test or (X[N:], Y[N:]), which, names)
 
 
-def load_measured(dataset: str, validation: bool, classes: Sequence[str], labelled: bool) -> tuple[Dataset, str]:
-    """What load_sets would measure on, and which set that is; the test set without labels, too, unless labelled."""
-    if validation or labelled and not has_test_labels(dataset):
-        return load_sets(dataset, validation=True).measured, "validation"
-    return load(dataset, "test", classes), "test"
-
-
-def has_test_labels(dataset: str) -> bool:
-    """Whether there is a labelled test set; a published dataset has one."""
+def load_test(dataset: str, classes: Sequence[str]) -> Dataset | None:
+    """The test set with its labels, None where one's own samples have no such set."""
     try:
-        return dataset in DATASETS or read_split(Path(dataset), "test")[1] is not None
+        test = load(dataset, "test", classes)
     except FileNotFoundError:
-        return False
+        if dataset in DATASETS:
+            raise
+        return None
+    return test if len(test[1]) else None
 
 
-def scale_parts(X: NDArray[np.uint8], size: int = 500) -> Iterator[NDArray[np.float32]]:
-    """Grey levels (N, 784), scaled as by scale_pixels, some rows at a time to spare memory."""
-    for i in range(0, len(X), size):
-        yield scale_pixels(X[i : i + size])
+def load_measured(dataset: str, validation: bool, classes: Sequence[str], unlabelled: bool) -> tuple[Dataset, str]:
+    """What load_sets would measure on, and which set that is; or, if unlabelled, the test set, with labels or none."""
+    if unlabelled and validation:
+        raise ValueError("predictions are written of the test set: leave out --validation")
+    if unlabelled:
+        return load(dataset, "test", classes), "test"
+    test = None if validation else load_test(dataset, classes)
+    return (test, "test") if test else (load_sets(dataset, True, 0, classes).measured, "validation")
+
+
+def weights_name(dataset: str) -> str:
+    """What weights and plots of a dataset are called: its name, or the last two parts of its path, FOLDER_NAME."""
+    return dataset if dataset in DATASETS else "_".join(Path(dataset).resolve().parts[-2:]).lstrip("/")
+
+
+def is_same(dataset: str, other: str) -> bool:
+    """Whether two names or paths are of one dataset."""
+    return dataset == other or not {dataset, other} & {*DATASETS} and Path(dataset).resolve() == Path(other).resolve()
 
 
 def scale_pixels(X: NDArray[np.number]) -> NDArray[np.float32]:

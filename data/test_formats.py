@@ -137,6 +137,27 @@ def test_folders_of_images_are_classes(tmp_path: Path) -> None:
         load(str(tmp_path), "train")
 
 
+def test_images_that_would_be_read_wrong_are_refused(tmp_path: Path) -> None:
+    Image = pytest.importorskip("PIL.Image")
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    (tmp_path / "train" / ".hidden").mkdir()
+    path = tmp_path / "train" / "a" / "1.png"
+    for mode in "I;16", "RGBA", "LA":
+        Image.new(mode, (28, 28)).save(path)
+        with pytest.raises(ValueError, match="a/1.png has more than 8 bits a pixel, or transparency"):
+            load(str(tmp_path), "train")
+    Image.new("RGB", (28, 28), "white").save(path)
+    assert load(str(tmp_path), "train")[0].min() == 255
+    (tmp_path / "test").mkdir()
+    with pytest.raises(ValueError, match="has 1 training samples, too few to set a sixth apart"):
+        load_sets(str(tmp_path))
+    Image.new("L", (28, 28)).save(tmp_path / "test" / "7.png")
+    assert [len(part) for part in load(str(tmp_path), "test")] == [1, 0]
+    (tmp_path / "train" / "a\n").mkdir()
+    with pytest.raises(ValueError, match="a class whose name cannot be printed"):
+        load(str(tmp_path), "train")
+
+
 def test_classes_are_the_labels_that_there_are(tmp_path: Path) -> None:
     images, labels = made_up(52, 26)
     (tmp_path / "train.csv").write_text(table(images, labels + 1))
@@ -161,10 +182,10 @@ def test_without_test_labels_the_last_sixth_of_the_shuffled_training_set_is_meas
         assert len(set(sets.measured[1].tolist())) > 4 and np.array_equal(sets.measured[0], again.measured[0])
         seen = {x.tobytes() for X, _ in sets[:2] for x in X}
         assert seen == {image.tobytes() for image in images}
-        (X, Y), which = load_measured(str(tmp_path), False, sets.classes, labelled=True)
+        (X, Y), which = load_measured(str(tmp_path), False, sets.classes, unlabelled=False)
         assert which == "validation" and np.array_equal(X, sets.measured[0])
     assert len(set(load_sets(str(tmp_path), samples=20).training[1].tolist())) > 4
-    (X, Y), which = load_measured(str(tmp_path), False, sets.classes, labelled=False)
+    (X, Y), which = load_measured(str(tmp_path), False, sets.classes, unlabelled=True)
     assert (which, len(X), len(Y)) == ("test", 5, 0)
     (tmp_path / "train.csv").write_text(test or "")
     with pytest.raises(ValueError, match="the train set of .* has no labels"):
@@ -246,13 +267,22 @@ def test_a_wrong_csv_is_refused_with_its_line(tmp_path: Path, text: str, reason:
         read_split(tmp_path, "train")
 
 
+@each(("header", "labelled"), [("label,pixel", True), ("\ufefflabel,", True), ("id,pixel", False), ("ImageId,", False)])
+def test_headers_of_many_kinds_are_known(tmp_path: Path, header: str, labelled: bool) -> None:
+    name, _, start = header.partition(",")
+    header = ",".join([name, *(f"{start}{i}" for i in range(784))])
+    (tmp_path / "test.csv").write_text(f"{header}\r\n{ROW}\r\n", encoding="utf-8")
+    images, labels = read_split(tmp_path, "test")
+    assert images.shape == (1, 784) and (labels is not None) == labelled
+
+
 @each(("arrays", "reason"), [
     ({"x_test": PIXELS}, "x_train is not a file in the archive"),
-    ({"x_train": PIXELS[:, 1:], "y_train": DIGITS}, r"x_train \(12, 27, 28\) and y_train \(12,\) must be"),
-    ({"x_train": PIXELS, "y_train": DIGITS[1:]}, r"y_train \(11,\) must be"),
+    ({"x_train": PIXELS[:, 1:], "y_train": DIGITS}, r"x_train \(12, 27, 28\) must be \(N, 28, 28\)"),
+    ({"x_train": PIXELS, "y_train": DIGITS[1:]}, r"y_train \(11,\) must be 12 whole numbers"),
     ({"x_train": PIXELS / 255, "y_train": DIGITS}, "must be whole numbers in 0..255"),
     ({"x_train": PIXELS.astype(int) - 1, "y_train": DIGITS}, "must be whole numbers in 0..255"),
-    ({"x_train": PIXELS, "y_train": DIGITS / 1}, "y_train whole numbers"),
+    ({"x_train": PIXELS, "y_train": DIGITS / 1}, r"y_train \(12,\) must be 12 whole numbers"),
     ({"x_train": PIXELS, "y_train": np.array([{}] * 12, object)}, "cannot be loaded when allow_pickle=False"),
     ({"x_train": PIXELS[:0], "y_train": DIGITS[:0]}, "found 0 images"),
 ])  # fmt: skip

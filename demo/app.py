@@ -33,11 +33,12 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import ClientDisconnect
 
 import nn
+from data.batches import scale_parts
 from data.datasets import PIXELS
 from data.image import ImageError, prepare_image
-from data.load import load, scale_parts, scale_pixels
+from data.load import load, scale_pixels
 from data.weights import Weights
-from demo.predict import PROBABILITIES, load_network, printable
+from demo.predict import PROBABILITIES, load_network, printable, weights_path
 
 PAGE = Path(__file__).resolve().parent / "index.html"
 JSON = "application/json"
@@ -344,7 +345,8 @@ def make_server(app: FastAPI) -> uvicorn.Server:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns its exit status: 0 once it is stopped, 1 for an error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--weights", type=Path, default=Path("weights/mnist.pkl"), metavar="FILE", help="the network")
+    parser.add_argument("--dataset", default="mnist", help="what it was trained on: a name or a path")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="the network, if not the one of --dataset")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen; 0.0.0.0 is every address of this machine")
     parser.add_argument("--port", type=int, default=8000, help="from 1 to 65535; 0 takes any that is free")
     options = parser.parse_args(arguments)
@@ -352,7 +354,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if key is not None and not re.fullmatch(KEY, key):
             raise ValueError("DIGIT_API_KEY must be one or more letters, digits or signs of ASCII; unset it for no key")
-        app = make_app(read_network(options.weights), key)
+        app = make_app(read_network(options.weights or weights_path(options.dataset)), key)
     except (OSError, ValueError) as error:
         print("demo.app:", printable(error), file=sys.stderr)
         return 1

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 import nn
 import train
 from data.augment import NOISE, Images, Strengths, augment
+from data.batches import scale_parts
 from data.datasets import SIDE
-from data.load import Sets, has_test_labels, load, scale_parts
+from data.load import Sets, load_test, weights_name
 from demo.predict import PROBABILITIES
 
 Curve: TypeAlias = Sequence[tuple[float, float]]  # loss, and accuracy in 0..1, after each epoch
@@ -61,7 +62,7 @@ def draw_confusion(counts: NDArray[np.intp], classes: Sequence[str]) -> Figure:
     """The counts (K, K) of count_confusions as a table, in which errors are coloured."""
     figure, places = Figure(figsize=(5.6, 5.6)), range(len(classes))
     errors = np.ma.masked_array(counts, np.eye(len(classes), dtype=bool))
-    title = f"Confusion matrix: {errors.sum()} errors in {counts.sum()} test images"
+    title = f"Confusion matrix: {errors.sum()} errors in {counts.sum()} images"
     axes = figure.add_subplot(title=title, xlabel="read as", ylabel="is")
     axes.imshow(errors, cmap=ERRORS, vmin=0)
     for true, read in np.argwhere(counts):
@@ -113,7 +114,7 @@ def find_mistakes(P: nn.Array, Y: nn.Labels, n: int) -> NDArray[np.intp]:
 
 def draw_mistakes(X: Images, Y: nn.Labels, P: nn.Array, classes: Sequence[str], columns: int = 3) -> Figure:
     """Misread images X (N, 784), each with bars for its likeliest classes by P (N, K), and for its own, Y (N,)."""
-    rows = -(-len(X) // columns)
+    rows = max(1, -(-len(X) // columns))
     figure = Figure(figsize=(8, 1.3 * rows + 0.4))
     figure.suptitle("The mistakes it was surest of; bold is what the image shows", x=0.01, ha="left", size=11)
     cells = figure.subplots(rows, 2 * columns, squeeze=False).reshape(-1, 2)
@@ -123,8 +124,8 @@ def draw_mistakes(X: Images, Y: nn.Labels, P: nn.Array, classes: Sequence[str], 
         left.imshow(x.reshape(SIDE, SIDE), cmap=PAPER)
         shown = np.argsort(-p, kind="stable")[:3]
         shown[-1] = shown[-1] if y in shown else y
-        right.barh(range(3), np.ones(3), 0.3, color=FRAME)
-        right.barh(range(3), p[shown], 0.3, color=[BLUE if k == y else RED for k in shown])
+        right.barh(range(len(shown)), np.ones(len(shown)), 0.3, color=FRAME)
+        right.barh(range(len(shown)), p[shown], 0.3, color=[BLUE if k == y else RED for k in shown])
         for place, k in enumerate(shown):
             right.text(0, place - 0.25, f"{classes[k]}   {p[k]:.2%}", weight="bold" if k == y else "normal")
         right.set(xlim=(0, 1), ylim=(2.5, -1))
@@ -157,8 +158,8 @@ def follow(config: train.Config) -> tuple[Sets, nn.Params, dict[str, Curve]]:
 def draw_run(config: train.Config) -> dict[str, Figure]:
     """Trains and reads the test set, if there is one, or else the validation set. Returns the figures by name."""
     sets, params, curves = follow(config)
-    classes, tested = sets.classes, has_test_labels(config.dataset)
-    K, (X, Y) = len(classes), load(config.dataset, "test", classes) if tested else sets.measured
+    classes, test = sets.classes, load_test(config.dataset, sets.classes)
+    K, (X, Y) = len(classes), test or sets.measured
     P = PROBABILITIES[config.loss](read(params, X, nn.ACTIVATIONS[config.activation]))
     rows = find_mistakes(P, Y, 9)
     figures = {
@@ -185,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     free = {f"--{name.replace('_', '-')}" for name in vars(config).keys() - config.hyperparameters().keys()}
     if useless := free & {flag.partition("=")[0] for flag in flags}:
         parser.error(f"a new run is drawn, and no weights are kept: leave out {', '.join(sorted(useless))}")
-    folder: Path = options.to or Path("plots") / Path(config.dataset).name
+    folder: Path = options.to or Path("plots") / weights_name(config.dataset)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, figure in draw_run(config).items():

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 import nn
 from data.datasets import PIXELS, SIDE
 from data.image import ImageError, prepare_image
-from data.load import scale_pixels
+from data.load import scale_pixels, weights_name
 from data.weights import Weights, load_weights
 
 SHADES = " .:-=+*#%@"
@@ -29,6 +29,11 @@ PROBABILITIES: dict[str, Callable[[nn.Array], nn.Array]] = {  # by loss: logits 
     "cross_entropy": nn.softmax,
     "mean_squared_error": shared_sigmoid,
 }
+
+
+def weights_path(dataset: str) -> Path:
+    """Where train.py keeps the weights of a dataset."""
+    return Path("weights") / f"{weights_name(dataset)}.pkl"
 
 
 def load_network(path: Path) -> Weights:
@@ -77,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", type=Path, help="weights/DATASET.pkl if not given")
     options = parser.parse_args(arguments)
     try:
-        weights = load_network(options.weights or Path("weights") / f"{Path(options.dataset).name}.pkl")
+        weights = load_network(options.weights or weights_path(options.dataset))
     except (ValueError, OSError) as error:
         print("predict:", printable(error), file=sys.stderr)
         return 1

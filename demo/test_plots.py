@@ -149,7 +149,7 @@ def test_run_is_drawn_from_the_test_images(few: dict[str, Dataset]) -> None:
     accuracy = nn.get_accuracy(train.predict(plots.follow(config)[1], config.activation, X), Y)
     errors, figures = round(200 * (1 - accuracy)), plots.draw_run(config)
     assert 0 < errors < 200
-    assert figures["confusion"].axes[0].get_title("left") == f"Confusion matrix: {errors} errors in 200 test images"
+    assert figures["confusion"].axes[0].get_title("left") == f"Confusion matrix: {errors} errors in 200 images"
     for k in range(10):  # the first of each class
         np.testing.assert_array_equal(tile(figures["augmentation"], 0, k), few["test"][0][k])
         assert all((tile(figures["augmentation"], row, k) != few["test"][0][k]).any() for row in range(1, 5))
@@ -164,7 +164,7 @@ def test_command_writes_small_png_files(
     assert plots.main([*FLAGS, "--dataset", dataset]) == 0
     names = ["curves", "confusion", "first-layer", "mistakes", "augmentation"]
     paths = [
-        Path("plots", Path(dataset).name, f"{name}.png") for name in names[: 5 if dataset == "mnist" else 4]
+        Path("plots", dataset.replace("/", "_"), f"{name}.png") for name in names[: 5 if dataset == "mnist" else 4]
     ]  # not clothes
     assert capsys.readouterr().out.splitlines() == [*lines, *map(str, paths)]
     for path in paths:
