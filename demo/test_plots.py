@@ -72,7 +72,7 @@ def test_confusions_are_counted_and_shown_in_their_places() -> None:
     axes = plots.draw_confusion(plots.count_confusions(predictions, Y, 5), list("abcde")).axes[0]
     shown = {text.get_position()[::-1]: int(text.get_text()) for text in axes.texts}
     assert shown == expected
-    assert axes.get_title("left") == f"Confusion matrix: {sum(Y != predictions)} errors in 300 test images"
+    assert axes.get_title("left") == f"Confusion matrix: {sum(Y != predictions)} errors in 300 images"
     assert [label.get_text() for label in axes.get_xticklabels()] == list("abcde")
     assert [label.get_text() for label in axes.get_yticklabels()] == list("abcde")
     np.testing.assert_array_equal(np.isnan(image(axes)), np.eye(5, dtype=bool))  # errors alone are coloured

@@ -102,7 +102,7 @@ def test_other_weights_are_refused(params: nn.Params, changes: dict[str, object]
 
 
 def test_weights_of_ones_own_samples_are_found_by_their_path(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    keep(Path("weights/letters.pkl"), constant(1), dataset="my/letters")
+    keep(Path("weights/my_letters.pkl"), constant(1), dataset="my/letters")
     assert main(["one.png", "--dataset", "my/letters/"]) == 0
     assert "\nb\n" in capsys.readouterr().out
 
