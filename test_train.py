@@ -437,7 +437,10 @@ def test_ones_own_samples_are_trained_on_and_what_is_read_is_written(command: Co
         read = nn.make_predictions(weights["params"], scale_pixels(X[:9]), nn.ACTIVATIONS["relu"]) + 7
         lines = [f"{i},{label}" for i, label in enumerate(read, start=1)]
         assert Path("read.csv").read_text().splitlines() == ["ImageId,Label", *lines]
+    assert command("--dataset", f"{folder}/../letters", "--evaluate", "--weights", "weights/own_letters.pkl")[0] == 0
     assert command("--dataset", str(folder), "--layers", "784", "8", "4")[0] == 2
+    np.savetxt(folder / "train.csv", np.column_stack([Y % 3 + 6, X]), "%d", ",")
+    failed(command, "run with classes ['7', '8', '9'], not ['6', '7', '8']", *flags, "--resume")
     failed(command, "leave out --validation", *flags, "--predictions", "read.csv", "--validation")
 
 

@@ -46,20 +46,20 @@ def fetch(name: str, dataset: Published, folder: Path, own: Path | None = None, 
     """
     failures: list[str] = []
     for source, bring in [] if is_verified(dataset, folder) else sources(dataset, own, timeout):
-        try:
-            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+            try:
                 files = dict(read_verified(dataset, bring(Path(temporary))))
-        except (OSError, EOFError, ValueError, http.client.HTTPException) as error:
-            # An HTTPError is a URLError too, but one that already says what the server answered.
-            reason = f"no connection, {error.reason}" if type(error) is urllib.error.URLError else str(error)
-            said = reason.replace(f"{temporary}{os.sep}", "") or type(error).__name__
-            line = textwrap.shorten(f"{source}: {said}", 300)
-            failures.append("".join(filter(str.isprintable, line)))
-        else:
-            for file, content in files.items():
-                write_whole(folder / file, content)
-            print(*(f"{name}: {failure}\n" for failure in failures), sep="", end="", file=sys.stderr)
-            return
+            except (OSError, EOFError, ValueError, http.client.HTTPException) as error:
+                # An HTTPError is a URLError too, but one that already says what the server answered.
+                reason = f"no connection, {error.reason}" if type(error) is urllib.error.URLError else str(error)
+                said = reason.replace(f"{temporary}{os.sep}", "") or type(error).__name__
+                line = textwrap.shorten(f"{source}: {said}", 300)
+                failures.append("".join(filter(str.isprintable, line)))
+                continue
+        for file, content in files.items():
+            write_whole(folder / file, content)
+        print(*(f"{name}: {failure}\n" for failure in failures), sep="", end="", file=sys.stderr)
+        return
     if failures:
         raise FetchError(
             "\n  ".join(["could not get its files:", *failures])

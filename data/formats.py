@@ -112,7 +112,9 @@ def read_idx(path: Path, item: tuple[int, ...]) -> NDArray[np.uint8]:
         if tuple(axes) != item:
             raise ValueError(f"size of an image is {tuple(axes)}, expected {item}")
         length = count * math.prod(item)
-        content = file.read(length + 1) if length <= MAX_BYTES else b""
+        if length > MAX_BYTES:
+            raise ValueError(f"the header says that {length} bytes follow; at most {MAX_BYTES} are read")
+        content = file.read(length + 1)
         if len(content) != length:
             found = f"more than {length}" if len(content) > length else len(content)
             raise ValueError(f"after the header come {found} bytes, expected {length} for {count} entries")

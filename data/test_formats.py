@@ -168,6 +168,8 @@ def test_classes_are_the_labels_that_there_are(tmp_path: Path) -> None:
     (tmp_path / "test.csv").write_text(table(images[:3], np.array([26, 27, 3])))
     with pytest.raises(ValueError, match="the test set of .* has the label 27, none of 1, 2, .*, 26"):
         load_sets(str(tmp_path))
+    with pytest.raises(ValueError, match="the train set of .* has the label 10, none of 1, 2"):  # of the weights
+        load_measured(str(tmp_path), True, ("1", "2"), unlabelled=False)
 
 
 def test_without_test_labels_the_last_sixth_of_the_shuffled_training_set_is_measured(tmp_path: Path) -> None:
@@ -214,7 +216,7 @@ CONTENT = {IMAGES: idx(PIXELS), LABELS: idx(DIGITS)}
     (IMAGES, CONTENT[LABELS], "magic number .* is 2049, not 2051"),
     (LABELS, CONTENT[IMAGES], "magic number .* is 2051, not 2049"),
     (LABELS, CONTENT[LABELS][:-1], "come 11 bytes, expected 12"),
-    (IMAGES, struct.pack(">4I", 2051, 2**32 - 1, 28, 28) + PIXELS.tobytes(), "expected 3367254359280"),
+    (IMAGES, struct.pack(">4I", 2051, 2**32 - 1, 28, 28) + PIXELS.tobytes(), "says that 3367254359280 bytes follow"),
     (IMAGES, struct.pack(">4I", 2051, 0, 28, 28), "found 0 images and 12 labels"),
     (IMAGES, idx(PIXELS.reshape(12, 14, 56)), r"size of an image is \(14, 56\), expected \(28, 28\)"),
     (LABELS, idx(np.append(DIGITS[:-1], np.uint8(10))), "has the label 10, none of 0, 1, "),
@@ -287,7 +289,7 @@ def test_headers_of_many_kinds_are_known(tmp_path: Path, header: str, labelled: 
     ({"x_train": PIXELS[:0], "y_train": DIGITS[:0]}, "found 0 images"),
 ])  # fmt: skip
 def test_a_wrong_npz_is_refused(tmp_path: Path, arrays: dict[str, Array], reason: str) -> None:
-    np.savez(tmp_path / "own.npz", **arrays)  # type: ignore[arg-type]
+    np.savez(tmp_path / "own.npz", allow_pickle=True, **arrays)
     with pytest.raises((ValueError, FileNotFoundError), match=f"own.npz.*{reason}"):
         read_split(tmp_path, "train")
 

@@ -124,6 +124,13 @@ def test_augmented_images_stand_below_their_originals() -> None:
             np.testing.assert_array_equal(tile(figure, row, column), images[row, column])
 
 
+def test_mistakes_of_two_classes_and_no_mistakes_are_drawn() -> None:
+    X, Y = np.zeros((1, 784), np.uint8), np.array([1])
+    figure = plots.draw_mistakes(X, Y, np.array([[0.75, 0.25]]), ["a", "b"])
+    assert [text.get_text() for text in figure.axes[1].texts] == ["a   75.00%", "b   25.00%"]
+    assert not plots.draw_mistakes(X[:0], Y[:0], np.empty((0, 2)), ["a", "b"]).axes[1].texts
+
+
 @pytest.mark.parametrize("loss", nn.LOSSES)
 def test_curves_are_of_the_run_that_train_makes(few: dict[str, Dataset], loss: str) -> None:
     config = train.parse_config([*FLAGS, "--loss", loss, "--activation", "sigmoid", "--label-smoothing", "0.1"])
