@@ -25,7 +25,8 @@ import train
 from data.augment import NOISE, Images, Strengths, augment, usual_strengths
 from data.datasets import DATASETS
 from data.load import Dataset, scale_pixels
-from data.weights import load_tree, load_weights, save_tree, save_weights
+from data.pickles import load_tree, save_tree
+from data.weights import load_weights, save_weights
 
 pytestmark = pytest.mark.filterwarnings("error")  # an overflow is a failure
 each = pytest.mark.parametrize
@@ -355,6 +356,14 @@ def test_a_signal_during_the_imports_ends_the_process_without_a_word(tmp_path: P
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run([sys.executable, train.__file__], env=environment, capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
+
+
+@each(("end", "status", "said"), [(">&-", 0, ""), ("| true", 1, "train.py: [Errno 32] Broken pipe\n")])
+def test_an_output_that_is_closed_is_no_traceback(command: Command, end: str, status: int, said: str) -> None:
+    flags = "--dataset data/mnist --layers 784 0 --epochs 2"
+    script = f"set -o pipefail; {sys.executable} {train.__file__} {flags} {end}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (status, said)
 
 
 def test_the_script_takes_both_signals(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,8 @@ from data.checkpoint import checkpoint_path, save_checkpoint
 from data.datasets import NAMES, Package, Published
 from data.files import write_whole
 from data.formats import read_split
-from data.weights import load_tree, load_weights, save_tree, save_weights
+from data.pickles import load_tree, save_tree
+from data.weights import load_weights, save_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 6

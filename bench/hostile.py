@@ -8,6 +8,8 @@ import zipfile
 
 import numpy as np
 
+from data.pickles import seal
+
 
 def text(letters: str) -> bytes:
     return b"\x8c" + bytes([len(letters)]) + letters.encode()
@@ -30,7 +32,7 @@ def call(function: str, *arguments: object) -> bytes:
 
 def array(dtype: str = "<f4", shape: tuple[object, ...] = (4,), content: bytes = bytes(16)) -> dict[str, object]:
     """An array as files of weights hold it."""
-    return {"dtype": dtype, "shape": list(shape), "bytes": content}
+    return {"dtype": dtype, "shape": list(shape), "bytes": bytearray(content)}
 
 
 def weights(bias: object = None, **changed: object) -> bytes:
@@ -39,10 +41,10 @@ def weights(bias: object = None, **changed: object) -> bytes:
     tree = {"format": 1, "params": params, "layers": [2, 4], "classes": list("0123"), "accuracy": 0.5}
     texts = {"activation": "relu", "loss": "cross_entropy", "dataset": "mnist", "measured_on": "test"}
     buffer = io.BytesIO()
-    pickler = pickle.Pickler(buffer, 4)
+    pickler = pickle.Pickler(buffer, 5)
     pickler.fast = True
-    pickler.dump(tree | texts | changed)
-    return buffer.getvalue()
+    pickler.dump(tree | texts | changed | {"sha256": 64 * "0"})
+    return seal(buffer.getvalue())
 
 
 def zipped(name: str, content: bytes) -> bytes:

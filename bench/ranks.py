@@ -32,7 +32,7 @@ from bench.compare import ROOT, describe_machine, header, line
 from data.augment import Strengths, usual_strengths
 from data.batches import make_batches
 from data.load import load, scale_pixels
-from data.weights import load_tree, save_tree
+from data.pickles import load_tree, save_tree
 
 if TYPE_CHECKING:
     from mpi4py import MPI

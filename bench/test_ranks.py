@@ -15,7 +15,8 @@ import pytest
 import nn
 from bench import ranks
 from bench.compare import ROOT
-from data.weights import load_tree, load_weights
+from data.pickles import load_tree
+from data.weights import load_weights
 
 SMALL = "--layers 784 16 10 --optimizer sgd --learning-rate 0.1 --samples 2000 --batch-size 100".split()
 LONG = "--samples 20000 --epochs 8".split()

@@ -9,7 +9,7 @@ from typing import TypedDict, cast
 
 import numpy as np
 
-from data.weights import load_tree, save_tree
+from data.pickles import load_tree, save_tree
 
 
 class Checkpoint(TypedDict):

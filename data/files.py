@@ -2,8 +2,13 @@
 
 import os
 import stat
+import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
+
+if sys.platform != "win32":
+    import fcntl
 
 
 def is_writable(path: Path) -> bool:
@@ -16,23 +21,42 @@ def write_whole(path: Path, content: bytes) -> None:
 
     OSError that names path.
     """
-    if not is_writable(path):
-        raise OSError(f"cannot write {path}: it is there and is no file; name another")
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f"{target.name}.{os.urandom(8).hex()}.tmp")
+    temporary = target.with_name(f"{target.name}.tmp")
+    for place in path, temporary:
+        if not is_writable(place):
+            raise OSError(f"cannot write {path}: {place} is there and is no file; name another")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if target.exists():
-            temporary.chmod(stat.S_IMODE(target.stat().st_mode))
-        os.replace(temporary, target)
+        with open_locked(temporary) as file:
+            try:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+                if target.exists():
+                    temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+                if sys.platform == "win32":
+                    file.close()  # no open file can be renamed there
+                os.replace(temporary, target)  # before the lock ends with the file
+            except BaseException:
+                with suppress(OSError):
+                    temporary.unlink()
+                raise
     except OSError as error:
         raise OSError(
             f"cannot write {path}: {error.strerror}; check the folder's permissions and the space on its disk"
         ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+
+
+def open_locked(path: Path) -> BinaryIO:
+    """path, empty and open for writing. What a killed run has left there goes; a run that is writing ends first."""
+    while True:
+        file = open(path, "ab")
+        if sys.platform != "win32":
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):  # the run before has renamed it
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                file.truncate(0)
+                return file
+        file.close()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
-from data.weights import save_tree
+from data.pickles import save_tree
 
 each = pytest.mark.parametrize
 PARAMS = {"W1": np.arange(6, dtype=np.float32).reshape(2, 3), "b1": np.ones(3, np.float32)}
