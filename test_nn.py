@@ -47,7 +47,7 @@ def network(pair: tuple[str, str], layers: Sequence[int], N: int, seed: int, dty
     params = nn.init_params(layers, lambda rng, m, n: rng.normal(0, 1.4 / math.sqrt(m), (m, n)), rng, dtype)
     params |= {k: rng.normal(0, 0.5, A.shape).astype(dtype) for k, A in params.items() if k[0] == "b"}
     X: nn.Array = rng.normal(0, 1, (N, layers[0])).astype(dtype)
-    T = nn.one_hot(rng.integers(0, layers[-1], N), layers[-1], rng.choice([0, 0.2]), dtype)
+    T = nn.one_hot(rng.integers(0, layers[-1], N), layers[-1], float(rng.choice([0, 0.2])), dtype)
     frozen([params, X, T])
     return Network(params, X, T, ACTIVATIONS[pair[0]], nn.LOSSES[pair[1]])
 
