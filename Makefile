@@ -1,6 +1,6 @@
 # Every target makes the environment it needs, from pyproject.toml, and again only when that file changed.
 .DEFAULT_GOAL := help
-.PHONY: help train evaluate data test predict demo plots bench reproduce record mutants faults clean
+.PHONY: help train evaluate data test predict demo plots notebook bench reproduce record mutants faults clean
 
 PYTHON ?= python3
 DATASET ?= mnist
@@ -23,25 +23,26 @@ endif
 	@touch $@
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@awk -F ':.*  ## ' '/^## /{print "\n" substr($$0, 4)} /^[a-z]+:.*  ## /{printf "  %-10s %s\n", $$1, $$2}' Makefile
+	@echo
 	@echo 'DATASET=fashion-mnist for clothes, DATASET=path/to/folder for your own samples (data/README.md);'
 	@echo 'ARGS="--epochs 20" for any flag of train.py (ARGS=--help lists them);'
-	@echo 'RANKS=4 trains with four processes, over MPI'
+	@echo 'RANKS=4 trains with four processes, over MPI; PYTHON=python3.13 names the Python to use'
 
+## Train and use
+# what train.py prints goes on into the log, too; exec, so that a signal to make reaches it
+train: SHELL = bash
+train: log = weights/$$(.venv/bin/python -c 'import sys, data.load; print(data.load.weights_name(sys.argv[1]))' $(dataset)).log
 train: .venv/train $(if $(RANKS),.venv/mpi) data  ## train on DATASET, keep the weights, print the test accuracy
-	@$(if $(RANKS),.venv/bin/mpiexec -n $(RANKS)) .venv/bin/python $(if $(RANKS),-m mpi4py) train.py --dataset $(dataset) $(ARGS)
+	@mkdir -p weights
+	@exec > >(tee -ai "$(log)"); exec $(if $(RANKS),.venv/bin/mpiexec -n $(RANKS)) \
+		.venv/bin/python $(if $(RANKS),-m mpi4py) train.py --dataset $(dataset) $(ARGS)
 
 evaluate: .venv/train data  ## score saved weights on the test set
 	@.venv/bin/python train.py --dataset $(dataset) --evaluate $(ARGS)
 
 data: .venv/train  ## fetch and verify the images of DATASET; FROM=folder takes them from there
 	@.venv/bin/python -m data.fetch --dataset $(dataset) $(if $(FROM),--from '$(FROM)')
-
-test: .venv/test $(if $(ROOM),.venv/$(ROOM))  ## lint, check types and run the tests of the core, or of ROOM=bench or demo
-	.venv/bin/ruff check
-	.venv/bin/ruff format --check
-	.venv/bin/mypy
-	.venv/bin/pytest $(ROOM)
 
 predict: .venv/demo  ## say what IMAGE=photo.png shows (IMAGE="a.png b.jpg" for several)
 	@$(if $(IMAGE),,echo 'name an image: make predict IMAGE=photo.png' >&2; exit 2;) .venv/bin/python -m demo.predict --dataset $(dataset) $(IMAGE) $(ARGS)
@@ -51,9 +52,15 @@ demo: .venv/demo  ## serve the page to draw on; trains weights for DATASET if th
 		$(MAKE) --no-print-directory train ARGS=
 	@.venv/bin/python -m demo.app --dataset $(dataset) $(ARGS)
 
-plots: .venv/demo data  ## draw a run: curves, confusion matrix, weights, mistakes, augmentation, into plots/DATASET
+## Look
+plots: .venv/demo data  ## draw the saved network of DATASET, and its run, into plots/DATASET
 	@.venv/bin/python -m demo.plots --dataset $(dataset) $(ARGS)
 
+notebook: .venv/demo  ## run the guided tour again: demo/walkthrough.py into demo/walkthrough.ipynb
+	@$(MAKE) --no-print-directory data DATASET=mnist
+	@.venv/bin/python -m demo.notebook
+
+## Measure
 record: .venv/bench data  ## train the best recipe for DATASET with seeds 0, 1 and 2; goes on where it was stopped
 	@.venv/bin/python -m bench.record --dataset $(dataset) $(ARGS)
 
@@ -65,12 +72,19 @@ reproduce: .venv/bench  ## train the five published networks and print what they
 bench: .venv/frameworks data  ## time training side by side with PyTorch, JAX and scikit-learn
 	@.venv/bin/python -m bench.compare
 
-mutants: .venv/test  ## mutation testing: change nn.py and train.py in one place at a time, and see that the tests notice
+mutants: .venv/test  ## mutation testing: whether the tests notice a change of nn.py or train.py
 	@.venv/bin/python -m bench.mutants $(ARGS)
 
 faults: .venv/test data  ## fault injection: kills, damaged and hostile files, full disks; takes a while
 	@.venv/bin/python -m bench.faults $(ARGS)
 
+## Tidy
+test: .venv/test $(if $(ROOM),.venv/$(ROOM))  ## lint, check types and test the core, or ROOM=bench or demo
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/pytest $(ROOM)
+
 clean:  ## remove the environment and caches; images and weights stay
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

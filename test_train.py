@@ -382,6 +382,16 @@ def test_the_script_takes_both_signals(monkeypatch: pytest.MonkeyPatch) -> None:
             signal.signal(number, handler)
 
 
+def test_training_needs_no_tqdm(command: Command) -> None:
+    """It trains alike, and no module of the command, nor of data.fetch, asks for it."""
+    expected = command()
+    program = "import sys; sys.modules['tqdm'] = None; import data.fetch, data.load, pathlib, train; "
+    program += "data.load.HOME = pathlib.Path.cwd() / 'data'; sys.exit(train.main(sys.argv[1:]))"
+    line, home = [sys.executable, "-c", program, *SMALL], {"PYTHONPATH": str(Path(train.__file__).parent)}
+    done = subprocess.run(line, env=os.environ | home, capture_output=True, text=True)
+    assert (done.returncode, TIMES.sub("", done.stdout), done.stderr) == (0, TIMES.sub("", expected[1]), "")
+
+
 @each(("given", "threads"), [("", "1"), ("OMP_NUM_THREADS=3", "3"), ("OPENBLAS_NUM_THREADS=2 OMP_NUM_THREADS=3", "2")])
 def test_make_runs_on_one_thread_unless_the_user_says_more(given: str, threads: str) -> None:
     rest = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
-from tqdm import tqdm
 
 import nn
 from data.augment import Images, Strengths, parse_strengths, usual_strengths
@@ -26,6 +25,7 @@ from data.files import is_writable
 from data.flags import flag, parse_flags
 from data.formats import save_predictions
 from data.load import Dataset, Sets, is_same, load_measured, load_sets, parse_dataset, scale_pixels, weights_name
+from data.progress import tqdm
 from data.weights import load_weights, save_weights
 
 if TYPE_CHECKING:

@@ -20,12 +20,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from data.datasets import DATASETS, NAMES, SIDE, Package, Published
 from data.files import write_whole
 from data.formats import read_split
 from data.load import HOME, parse_dataset
+from data.progress import tqdm
 
 TIMEOUT = 20.0  # seconds without a byte after which a mirror is given up
 PATIENCE = 1.0  # seconds after which a transfer shows how far it is
