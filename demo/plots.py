@@ -1,10 +1,12 @@
-"""Trains, and makes figures of the run: curves, confusion matrix, weights, mistakes, augmentation."""
+"""Draws a saved network: confusion matrix, first layer, mistakes, calibration; and its run's curves, from its log."""
 
 import argparse
+import re
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 import matplotlib
 import numpy as np
@@ -13,19 +15,20 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import nn
-import train
-from data.augment import NOISE, Images, Strengths, augment
+from data.augment import Images
 from data.batches import scale_parts
 from data.datasets import SIDE
-from data.load import Sets, load_test, weights_name
-from demo.predict import PROBABILITIES
+from data.load import is_same, load_measured, weights_name
+from data.weights import Weights
+from demo.predict import PROBABILITIES, load_network, printable, weights_path
 
-Curve: TypeAlias = Sequence[tuple[float, float]]  # loss, and accuracy in 0..1, after each epoch
+Curve: TypeAlias = Mapping[int, float]  # epochs, counted from 1 -> a loss, or an accuracy in 0..1
 
 BLUE, RED, GREY, INK, FRAME = "#2b6cb0", "#d9480f", "#a9b1bc", "#22262e", "#e3e7ec"
 PAPER = matplotlib.colormaps["gray_r"].with_extremes(bad=FRAME)  # dark ink; NaN is what lies between images
 SIGNED = LinearSegmentedColormap.from_list("signed", [BLUE, "white", RED], N=21).with_extremes(bad=FRAME)
 ERRORS = LinearSegmentedColormap.from_list("errors", ["white", RED]).with_extremes(bad="#d6e4f2")
+EPOCH = re.compile(r"^epoch +(\d+)/\d+  loss (\S+)(?:  validation (\S+)%)?", re.MULTILINE)  # what train.py prints
 # for the whole program: Matplotlib asks for some of it only when it saves a figure
 matplotlib.rc("axes", edgecolor=GREY, labelcolor=INK, titlecolor=INK, titlelocation="left", titlesize=11)
 matplotlib.rc("axes.spines", right=False, top=False)
@@ -39,29 +42,26 @@ matplotlib.rc("savefig", dpi=120)
 matplotlib.rc(("text", "xtick", "ytick"), color=INK)
 
 
-def draw_curves(curves: Mapping[str, Curve]) -> Figure:
-    """Loss and accuracy after each epoch, a line for each set that curves names."""
+def draw_curves(losses: Mapping[str, Curve], accuracies: Mapping[str, Curve]) -> Figure:
+    """Loss and, where measured, accuracy after each epoch, a line for each set."""
+    panels = {"Loss": losses} | ({"Accuracy": accuracies} if any(accuracies.values()) else {})
     figure = Figure(figsize=(8, 2.8))
-    for i, (axes, title) in enumerate(zip(figure.subplots(1, 2), ("Loss", "Accuracy"))):
-        for (name, curve), colour in zip(curves.items(), (BLUE, RED)):
-            axes.plot(range(1, len(curve) + 1), [point[i] for point in curve], "o-", color=colour, label=name)
+    for axes, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
+        for name, curve in curves.items():
+            axes.plot([*curve], [*curve.values()], "o-", color=RED if name == "validation" else BLUE, label=name)
         axes.set(title=title, xlabel="epochs")
         axes.locator_params(axis="x", integer=True)
+        axes.yaxis.set_major_formatter("{x:.1%}" if title == "Accuracy" else "{x:g}")
         axes.grid()
         axes.legend()
-    axes.yaxis.set_major_formatter("{x:.1%}")
     return figure
 
 
-def count_confusions(predictions: nn.Labels, Y: nn.Labels, K: int) -> NDArray[np.intp]:
-    """How many images of each class, a row, were read as which, a column: (K, K) from predictions and labels (N,)."""
-    return np.bincount(Y * K + predictions, minlength=K * K).reshape(K, K)
-
-
-def draw_confusion(counts: NDArray[np.intp], classes: Sequence[str]) -> Figure:
-    """The counts (K, K) of count_confusions as a table, in which errors are coloured."""
-    figure, places = Figure(figsize=(5.6, 5.6)), range(len(classes))
-    errors = np.ma.masked_array(counts, np.eye(len(classes), dtype=bool))
+def draw_confusion(predictions: nn.Labels, Y: nn.Labels, classes: Sequence[str]) -> Figure:
+    """How many images of each class, a row, were read as which, a column; predictions and labels (N,)."""
+    figure, K = Figure(figsize=(5.6, 5.6)), len(classes)
+    counts = np.bincount(Y * K + predictions, minlength=K * K).reshape(K, K)
+    errors = np.ma.masked_array(counts, np.eye(K, dtype=bool))
     title = f"Confusion matrix: {errors.sum()} errors in {counts.sum()} images"
     axes = figure.add_subplot(title=title, xlabel="read as", ylabel="is")
     axes.imshow(errors, cmap=ERRORS, vmin=0)
@@ -69,8 +69,8 @@ def draw_confusion(counts: NDArray[np.intp], classes: Sequence[str]) -> Figure:
         pale = true == read or counts[true, read] < 0.7 * errors.max()
         axes.text(read, true, counts[true, read], ha="center", va="center", color=INK if pale else "white")
     long = max(map(len, classes)) > 2
-    axes.set_xticks(places, classes, rotation=45 * long, rotation_mode="anchor", ha="right" if long else "center")
-    axes.set_yticks(places, classes)
+    axes.set_xticks(range(K), classes, rotation=45 * long, rotation_mode="anchor", ha="right" if long else "center")
+    axes.set_yticks(range(K), classes)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return figure
@@ -100,28 +100,22 @@ def draw_first_layer(W: nn.Array, rows: int = 3, columns: int = 10) -> Figure:
     return figure
 
 
-def draw_augmentation(originals: Images, augmented: NDArray[np.uint8]) -> Figure:
-    """The originals (columns, 784) in a row, and below each its augmented versions (rows, columns, 784)."""
-    title = f"Images, and {len(augmented)} augmented versions of each"
-    return draw_gallery(np.vstack([originals[None], augmented]), title)
+def draw_mistakes(X: Images, Y: nn.Labels, P: nn.Array, classes: Sequence[str], rows: int = 3) -> Figure:
+    """Of images X (N, 784) those that P (N, K) takes for another class than Y (N,), three a row, the surest first.
 
-
-def find_mistakes(P: nn.Array, Y: nn.Labels, n: int) -> NDArray[np.intp]:
-    """The rows of probabilities P (N, K) that name another class than Y (N,): the n surest, the surest first."""
-    rows = np.flatnonzero(nn.get_predictions(P) != Y)
-    return rows[np.argsort(-P[rows].max(axis=1), kind="stable")][:n]
-
-
-def draw_mistakes(X: Images, Y: nn.Labels, P: nn.Array, classes: Sequence[str], columns: int = 3) -> Figure:
-    """Misread images X (N, 784), each with bars for its likeliest classes by P (N, K), and for its own, Y (N,)."""
-    rows = max(1, -(-len(X) // columns))
+    Beside each stand its index, its likeliest classes and its own.
+    """
+    wrong = np.flatnonzero(nn.get_predictions(P) != Y)
+    surest = wrong[np.argsort(-P[wrong].max(axis=1), kind="stable")][: 3 * rows]
     figure = Figure(figsize=(8, 1.3 * rows + 0.4))
-    figure.suptitle("The mistakes it was surest of; bold is what the image shows", x=0.01, ha="left", size=11)
-    cells = figure.subplots(rows, 2 * columns, squeeze=False).reshape(-1, 2)
+    figure.suptitle("The mistakes it was surest of, with their index; bold is what the image shows")
+    cells = figure.subplots(rows, 6, squeeze=False).reshape(-1, 2)
     for axes in cells.flat:
         axes.axis("off")
-    for (left, right), x, y, p in zip(cells, X, Y, P):
-        left.imshow(x.reshape(SIDE, SIDE), cmap=PAPER)
+    for (left, right), row in zip(cells, surest):
+        y, p = Y[row], P[row]
+        left.imshow(X[row].reshape(SIDE, SIDE), cmap=PAPER)
+        left.set_title(row, size=8)
         shown = np.argsort(-p, kind="stable")[:3]
         shown[-1] = shown[-1] if y in shown else y
         right.barh(range(len(shown)), np.ones(len(shown)), 0.3, color=FRAME)
@@ -132,76 +126,89 @@ def draw_mistakes(X: Images, Y: nn.Labels, P: nn.Array, classes: Sequence[str], 
     return figure
 
 
+def draw_calibration(P: nn.Array, Y: nn.Labels, bins: int = 10) -> Figure:
+    """The reliability diagram of probabilities P (N, K) for labels Y (N,), and their error (Guo et al. 2017)."""
+    confidences, right = P.max(axis=1), nn.get_predictions(P) == Y
+    places = np.minimum((bins * confidences).astype(int), bins - 1)
+    used, counts = np.unique(places, return_counts=True)
+    x, y = (np.bincount(places, values)[used] / counts for values in (confidences, right))
+    title = f"Calibration: expected calibration error {counts @ np.abs(y - x) / len(Y):.2%}"
+    figure = Figure(figsize=(5, 4.6))
+    axes = figure.add_subplot(title=title, xlabel="confidence, and number of images", ylabel="accuracy")
+    axes.plot([0, 1], [0, 1], "--", color=GREY)
+    axes.plot(x, y, "o-", color=BLUE)
+    for n, confidence, accuracy in zip(counts, x, y):
+        axes.annotate(str(n), (confidence, accuracy), (4, -10), textcoords="offset points")
+    axes.grid()
+    return figure
+
+
 def read(params: nn.Params, X: Images, activation: nn.Activation) -> nn.Array:
     """The logits (N, K) of images X (N, 784)."""
     logits = f"Z{len(params) // 2}"
     return np.concatenate([nn.forward_propagation(params, x, activation)[logits] for x in scale_parts(X)])
 
 
-def follow(config: train.Config) -> tuple[Sets, nn.Params, dict[str, Curve]]:
-    """Trains and measures after each epoch, with a line of it: the sets, the last parameters, and the curves."""
-    config.validation = True
-    sets, begun = train.start(config)
-    curves: dict[str, list[tuple[float, float]]] = {"training": [], "validation": []}
-    state = cast(nn.State, begun["state"])
-    for epoch in range(1, config.epochs + 1):
-        state = train.train_epoch(config, sets.training, state, epoch)
-        for name, (X, Y) in zip(curves, (sets.training, sets.measured)):
-            Z = read(state["params"], X, nn.ACTIVATIONS[config.activation])
-            loss, _ = nn.LOSSES[config.loss](Z, nn.one_hot(Y, config.layers[-1], config.label_smoothing))
-            curves[name].append((float(loss), nn.get_accuracy(nn.get_predictions(Z), Y)))
-        accuracies = "  ".join(f"{name} {curve[-1][1]:.2%}" for name, curve in curves.items())
-        print(f"epoch {epoch:3}/{config.epochs}  {accuracies}", flush=True)
-    return sets, state["params"], dict(curves)
-
-
-def draw_run(config: train.Config) -> dict[str, Figure]:
-    """Trains and reads the test set, if there is one, or else the validation set. Returns the figures by name."""
-    sets, params, curves = follow(config)
-    classes, test = sets.classes, load_test(config.dataset, sets.classes)
-    K, (X, Y) = len(classes), test or sets.measured
-    P = PROBABILITIES[config.loss](read(params, X, nn.ACTIVATIONS[config.activation]))
-    rows = find_mistakes(P, Y, 9)
-    figures = {
-        "curves": draw_curves(curves),
-        "confusion": draw_confusion(count_confusions(nn.get_predictions(P), Y, K), classes),
+def draw_network(weights: Weights, X: Images, Y: nn.Labels) -> dict[str, Figure]:
+    """Figures, by name, of what weights read in images X (N, 784) with labels Y (N,)."""
+    params, classes = weights["params"], weights["classes"]
+    P = PROBABILITIES[weights["loss"]](read(params, X, nn.ACTIVATIONS[weights["activation"]]))
+    return {
+        "confusion": draw_confusion(nn.get_predictions(P), Y, classes),
         "first-layer": draw_first_layer(params["W1"]),
-        "mistakes": draw_mistakes(X[rows], Y[rows], P[rows], classes),
+        "mistakes": draw_mistakes(X, Y, P, classes),
+        "calibration": draw_calibration(P, Y),
     }
-    if (strengths := Strengths(**config.augment)) != Strengths():
-        originals = X[[np.argmax(Y == k) for k in range(K)[:10]]]
-        noise = np.random.default_rng(config.seed).uniform(-1, 1, (4, len(originals), NOISE)).astype(np.float32)
-        augmented = np.stack([augment(originals, each, strengths) for each in noise])
-        figures["augmentation"] = draw_augmentation(originals, augmented)
+
+
+def draw_run(log: Path, accuracy: float) -> dict[str, Figure]:
+    """The curves of the last run in a log, if it ended with this accuracy; else none, and a line that says so."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    if f" accuracy {accuracy:.2%} " not in text.rpartition("\nepoch ")[2]:
+        print(f"no curves: {log} does not end with the run of these weights ({accuracy:.2%}); make train writes it")
+        return {}
+    run = EPOCH.findall(text[text.rfind("epoch   1/") :])  # --resume goes on, a new run begins again
+    losses = {int(epoch): float(loss) for epoch, loss, _ in run}
+    accuracies = {int(epoch): float(accuracy) / 100 for epoch, _, accuracy in run if accuracy}
+    return {"curves": draw_curves({"training": losses}, {"validation": accuracies})}
+
+
+def draw_all(dataset: str, path: Path) -> dict[str, Figure]:
+    """Figures by name of the weights at path, each under a line with accuracy, set, layers and date."""
+    weights = load_network(path)
+    if not is_same(weights["dataset"], dataset):
+        raise ValueError(f"{path} is for {weights['dataset']}: name it, as in make plots DATASET=...")
+    which = weights["measured_on"]
+    (X, Y), _ = load_measured(dataset, which == "validation", weights["classes"], False)
+    figures = draw_network(weights, X, Y) | draw_run(path.with_suffix(".log"), weights["accuracy"])
+    layers, date = (
+        "-".join(map(str, weights["layers"])),
+        time.strftime("%Y-%m-%d", time.localtime(path.stat().st_mtime)),
+    )
+    headline = f"{weights['accuracy']:.2%} of the {which} set of {printable(dataset)}, {layers}, {date}"
+    for figure in figures.values():
+        figure.suptitle(f"{headline}\n{figure.get_suptitle()}".strip(), x=0.01, ha="left", size=11)
     return figures
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns its exit status: 0, 1 for an error, 130 for Ctrl-C."""
-    others = "Every other flag is for the training: see python train.py --help."
-    parser = argparse.ArgumentParser("python -m demo.plots", description=__doc__, epilog=others, allow_abbrev=False)
+    """The command. Returns its exit status: 0, or 1 for an error."""
+    parser = argparse.ArgumentParser("python -m demo.plots", description=__doc__)
+    parser.add_argument("--dataset", default="mnist", help="digits or clothes (default: mnist), or a path to one's own")
+    parser.add_argument("--weights", type=Path, help="weights/DATASET.pkl if not given")
     parser.add_argument("--to", type=Path, metavar="FOLDER", help="where the figures go; plots/DATASET if not given")
-    options, flags = parser.parse_known_args(arguments)
-    config = train.parse_config(flags)
-    free = {f"--{name.replace('_', '-')}" for name in vars(config).keys() - config.hyperparameters().keys()}
-    if useless := free & {flag.partition("=")[0] for flag in flags}:
-        parser.error(f"a new run is drawn, and no weights are kept: leave out {', '.join(sorted(useless))}")
-    folder: Path = options.to or Path("plots") / weights_name(config.dataset)
+    options = parser.parse_args(arguments)
+    weights: Path = options.weights or weights_path(options.dataset)
+    folder: Path = options.to or Path("plots") / weights_name(options.dataset)
     try:
+        figures = draw_all(options.dataset, weights)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in draw_run(config).items():
+        for name, figure in figures.items():
             figure.savefig(path := folder / f"{name}.png")
             print(path)
-    except OSError as error:
-        where = f"{error.filename}: {error.strerror}; check that folder, or name another with --to"
-        print(f"demo.plots: {where if error.filename else error}", file=sys.stderr)
+    except (OSError, ValueError, MemoryError) as error:
+        print("demo.plots:", printable(error), file=sys.stderr)
         return 1
-    except (ValueError, ArithmeticError, MemoryError, argparse.ArgumentTypeError) as error:
-        print(f"demo.plots: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("demo.plots: stopped", file=sys.stderr)
-        return 130
     return 0
 
 

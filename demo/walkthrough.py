@@ -2,10 +2,9 @@
 """
 # A guided tour: from one neuron to a network that reads
 
-Every step prints or plots what it made. Run the cells in order in a notebook program (Jupytext opens this file as a
-notebook), or all of it as a script, which leaves its figures in `plots/walkthrough/`:
-
-    python -m demo.walkthrough
+Every step prints or plots what it made. Read it in `demo/walkthrough.ipynb`, run its cells there, or run all of it as a
+script, which leaves its figures in `plots/walkthrough/`: `python -m demo.walkthrough`. To change it, change
+`demo/walkthrough.py`, of which `make notebook` makes the notebook.
 
 The network is the one in `nn.py`. Nothing of it is written again here, so keep that file open beside this one.
 """
@@ -46,16 +45,18 @@ def show(figure: Figure, name: str) -> Figure:
 # %% [markdown]
 # ## 1. One neuron, by hand
 #
-# One input x, one weight w, one bias b, one target t. The neuron answers z, and the loss L says how wrong that is:
+# One input $x$, one weight $w$, one bias $b$, one target $t$. The neuron answers $z_2$, and the loss $L$ says how wrong
+# that is:
 #
-#     z1 = x · w        z2 = z1 + b        z3 = t − z2        L = z3²
+# $$ z_1 = x \, w \qquad z_2 = z_1 + b \qquad z_3 = t - z_2 \qquad L = z_3^2 $$
 #
-# How does L change when w changes a little? The chain rule multiplies the slopes of the steps, from the last back:
+# How does $L$ change when $w$ changes a little? The chain rule multiplies the slopes of the steps, from the last back:
 #
-#     dL/dz3 = 2 · z3     dz3/dz2 = −1     dz2/db = 1     dz2/dz1 = 1     dz1/dw = x
+# $$ \frac{dL}{dz_3} = 2 z_3 \qquad \frac{dz_3}{dz_2} = -1 \qquad \frac{dz_2}{db} = 1 \qquad
+# \frac{dz_2}{dz_1} = 1 \qquad \frac{dz_1}{dw} = x $$
 #
-#     dL/db = 2 · z3 · (−1) · 1     = −2 · z3
-#     dL/dw = 2 · z3 · (−1) · 1 · x = −2 · z3 · x
+# $$ \frac{dL}{db} = 2 z_3 \cdot (-1) \cdot 1 = -2 z_3 \qquad
+# \frac{dL}{dw} = 2 z_3 \cdot (-1) \cdot 1 \cdot x = -2 z_3 \, x $$
 #
 # The two share their first factors. That is all that *backpropagation* means: go back once, and reuse what is known.
 
@@ -79,7 +80,7 @@ print(f"z3 = {z3:.2f}   L = {L:.4f}   dL/db = {dL_db:.2f}   dL/dw = {dL_dw:.2f}"
 # Is that right? Ask in a way that needs no chain rule: nudge the weight both ways and see how far the loss moves, by a
 # *finite difference*:
 #
-#     dL/dw ≈ (L(w + h) − L(w − h)) / 2h
+# $$ \frac{dL}{dw} \approx \frac{L(w + h) - L(w - h)}{2h} $$
 #
 # So are the gradients of `nn.py` tested, every entry of them.
 
@@ -90,8 +91,8 @@ by_w = (neuron(w + h, b)[1] - neuron(w - h, b)[1]) / (2 * h)
 print(f"by nudging:  dL/db = {by_b:.2f}   dL/dw = {by_w:.2f}")
 
 # %% [markdown]
-# `nn.py` does the same for many neurons. A loss, to it, is any function of the last layer's Z and the targets T that
-# gives a value, and its gradient with respect to Z. Here is ours; for one sample of one neuron, Z and T are (1, 1).
+# `nn.py` does the same for many neurons. A loss, to it, is any function of the last layer's $Z$ and the targets $T$
+# that gives a value, and its gradient with respect to $Z$. Here is ours; for one sample of one neuron, both are (1, 1).
 
 
 # %%
@@ -105,9 +106,13 @@ value, grads = nn.loss_and_gradients(one_neuron, np.array([[x]]), np.array([[t]]
 print(f"by nn.py:    dL/db = {grads['b1'][0]:.2f}   dL/dw = {grads['W1'][0, 0]:.2f}   L = {value:.4f}")
 
 # %% [markdown]
-# The gradient is negative: a larger w makes the loss smaller. **Gradient descent** steps against the gradient, by a
-# learning rate η: w ← w − η · dL/dw. In the figure, the dashed line has the slope dL/dw, and the arrow is one step with
-# η = 0.08. Look at how far it goes: with η = 0.2 it would end on the other side of the valley.
+# The gradient is negative: a larger $w$ makes the loss smaller. **Gradient descent** steps against the gradient, by a
+# learning rate $\eta$:
+#
+# $$ w \leftarrow w - \eta \frac{dL}{dw} $$
+#
+# In the figure, the dashed line has the slope $dL/dw$, and the arrow is one step with $\eta = 0.08$. Look at how far it
+# goes: with $\eta = 0.2$ it would end on the other side of the valley.
 
 # %%
 rate = 0.08
@@ -127,10 +132,10 @@ show(figure, "1-neuron")
 #
 # A layer is many neurons side by side, and a batch is many inputs at once; both become one matrix product:
 #
-#     Z{l} = A{l-1} @ W{l} + b{l}      A{l} = f(Z{l})      A0 = X
+# $$ Z^{(l)} = A^{(l-1)} W^{(l)} + b^{(l)} \qquad A^{(l)} = f(Z^{(l)}) \qquad A^{(0)} = X $$
 #
 # Here are four inputs of two numbers each, and a question that no single neuron can answer: *are the two different?*
-# Two inputs, three hidden units with f = tanh, two outputs, one an answer: 0 for no, 1 for yes.
+# Two inputs, three hidden units with $f = \tanh$, two outputs, one an answer: 0 for no, 1 for yes.
 
 # %%
 X = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
@@ -143,7 +148,7 @@ for name, theta in params.items():
 
 # %% [markdown]
 # `forward_propagation` returns every layer's result, since the way back will need them. Rows are samples: follow one
-# row through. The last Z are the *logits*. Softmax makes each row positive with the sum 1: read it as probabilities.
+# row through. The last $Z$ are the *logits*. Softmax makes each row positive with the sum 1: read it as probabilities.
 
 # %%
 cache = nn.forward_propagation(params, X, tanh)
@@ -159,9 +164,11 @@ print("sums of the rows of softmax(Z2):", P.sum(axis=1))
 # %% [markdown]
 # ## 3. Loss: how wrong is it?
 #
-# The *targets* T are what the probabilities should be: `one_hot` writes 1 for the right answer of a row, 0 for others.
-# Cross-entropy looks at one number a row, the probability p given to the right answer, and takes −log p: 0 where
-# p = 1, 0.69 for a coin's p = ½, and ever more as p nears 0. The loss is the mean over the batch.
+# The *targets* $T$ are what the probabilities $P$ should be: `one_hot` writes 1 for the right answer of a row, 0 for
+# others. Cross-entropy looks at one number a row, the probability $p$ given to the right answer, and takes $-\log p$: 0
+# where $p = 1$, 0.69 for a coin's $p = 1/2$, and ever more as $p$ nears 0. The loss is the mean over the batch:
+#
+# $$ L = -\frac{1}{N} \sum_{n,k} T_{nk} \log P_{nk} $$
 
 # %%
 T = nn.one_hot(Y, 2, dtype=np.float64)
@@ -178,10 +185,12 @@ print(f"their mean {-np.log(p).mean():.4f}, and cross_entropy: {loss:.4f}")
 # The same chain rule as in part 1, now with matrices, from the last layer to the first. The loss has told the first
 # line, its gradient with respect to the logits; `backward_propagation` takes it from there:
 #
-#     dZ2 = (softmax(Z2) − T) / N        what was answered, less what is right
-#     dW2 = A1.T @ dZ2                   db2 = the sum of dZ2's rows
-#     dZ1 = (dZ2 @ W2.T) * f'(Z1)        the blame is handed back through the weights
-#     dW1 = A0.T @ dZ1                   db1 = the sum of dZ1's rows
+# $$ \begin{aligned}
+# dZ^{(2)} &= (P - T) / N && \text{what was answered, less what is right} \\
+# dW^{(2)} &= A^{(1)\top} dZ^{(2)} & db^{(2)} &= \sum_n dZ^{(2)}_n \\
+# dZ^{(1)} &= (dZ^{(2)} W^{(2)\top}) \odot f'(Z^{(1)}) && \text{the blame is handed back through the weights} \\
+# dW^{(1)} &= A^{(0)\top} dZ^{(1)} & db^{(1)} &= \sum_n dZ^{(1)}_n
+# \end{aligned} $$
 #
 # Each gradient has the shape of its parameter, as each weight wants its own answer: up or down, and how strongly?
 
@@ -192,9 +201,9 @@ for name, gradient in grads.items():
     print(f"d{name} {gradient.shape}\n{gradient}")
 
 # %% [markdown]
-# Is it right? Nudge one weight, W1[1, 1], by ±h. As h shrinks the two numbers agree in more and more digits, and then
-# in fewer, since two nearly equal losses differ only in the last of their 16 digits: small is good, too small is not.
-# From here on `loss_and_gradients` does parts 2 to 4 in one call.
+# Is it right? Nudge one weight, `W1[1, 1]`, by $\pm h$. As $h$ shrinks the two numbers agree in more and more digits,
+# and then in fewer, since two nearly equal losses differ only in the last of their 16 digits: small is good, too small
+# is not. From here on `loss_and_gradients` does parts 2 to 4 in one call.
 
 # %%
 exact = float(grads["W1"][1, 1])
@@ -209,7 +218,7 @@ for h in (1e-1, 1e-3, 1e-5, 1e-7, 1e-9):
 # %% [markdown]
 # ## 5. Update: a step, and its size
 #
-#     theta ← theta − η · gradient           for every weight and bias theta
+# $$ \theta \leftarrow \theta - \eta \frac{\partial L}{\partial \theta} \quad \text{for each weight and bias } \theta $$
 #
 # `update_params` returns new parameters and leaves the old ones as they were, so one start can try several rates. Look
 # at where the loss stops falling and rises: the slope is only true nearby, and too large a step leaps over the valley.
@@ -263,7 +272,7 @@ title = f"The first 48; the labels of the first row are {' '.join(map(str, Y_tra
 show(plots.draw_gallery(X_train[:48].reshape(4, 12, 784), title), "3-images")
 
 # %% [markdown]
-# An untrained network knows nothing: expect a loss of about log 10 = 2.3, and one right answer in ten.
+# An untrained network knows nothing: expect a loss of about $\log 10 = 2.3$, and one right answer in ten.
 
 # %%
 relu, adam = nn.ACTIVATIONS["relu"], nn.OPTIMIZERS["adam"]
@@ -292,19 +301,20 @@ print("untrained: loss {:.2f}, accuracy {:.1%}".format(*measure(params, X_val, Y
 # %%
 gradients: nn.Gradients = lambda params, X, T: nn.loss_and_gradients(params, scale_pixels(X), T, relu)
 T_train = nn.one_hot(Y_train, 10)
-curves: dict[str, list[tuple[float, float]]] = {"training": [], "validation": []}
+shown = {"training": (X_train[:10_000], Y_train[:10_000]), "validation": (X_val, Y_val)}
+curves: tuple[dict[str, dict[int, float]], ...] = {name: {} for name in shown}, {name: {} for name in shown}
 state = nn.init_state(params, adam)
 for epoch in range(1, 6):
     batches = make_batches(X_train, T_train, 128, np.random.default_rng([0, epoch]), Strengths())
     losses = []
     for state in nn.gradient_descent(state, batches, adam, lambda step: 0.002, gradients):
         losses.append(state["loss"])
-    curves["training"].append(measure(state["params"], X_train[:10_000], Y_train[:10_000]))
-    curves["validation"].append(measure(state["params"], X_val, Y_val))
-    accuracy = curves["validation"][-1][1]
+    for name, (X, Y) in shown.items():
+        curves[0][name][epoch], curves[1][name][epoch] = measure(state["params"], X, Y)
+    accuracy = curves[1]["validation"][epoch]
     print(f"epoch {epoch}  step {state['step']:4}  loss {np.mean(losses):.3f}  validation accuracy {accuracy:.2%}")
 params = state["params"]
-show(plots.draw_curves(curves), "4-curves")
+show(plots.draw_curves(*curves), "4-curves")
 
 # %% [markdown]
 # ## 8. What has it learned?
@@ -331,8 +341,7 @@ show(plots.draw_first_layer(params["W1"]), "5-first-layer")
 # %%
 P = nn.softmax(plots.read(params, X_test, relu))
 print(f"test accuracy {nn.get_accuracy(nn.get_predictions(P), Y_test):.2%}")
-rows = plots.find_mistakes(P, Y_test, 9)
-show(plots.draw_mistakes(X_test[rows], Y_test[rows], P[rows], DATASETS["mnist"].classes), "6-mistakes")
+show(plots.draw_mistakes(X_test, Y_test, P, DATASETS["mnist"].classes), "6-mistakes")
 
 # %% [markdown]
 # ## Things to try
