@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 import matplotlib
 import numpy as np
@@ -21,8 +20,6 @@ from data.datasets import SIDE
 from data.load import is_same, load_measured, weights_name
 from data.weights import Weights
 from demo.predict import PROBABILITIES, load_network, printable, weights_path
-
-Curve: TypeAlias = Mapping[int, float]  # epochs, counted from 1 -> a loss, or an accuracy in 0..1
 
 BLUE, RED, GREY, INK, FRAME = "#2b6cb0", "#d9480f", "#a9b1bc", "#22262e", "#e3e7ec"
 PAPER = matplotlib.colormaps["gray_r"].with_extremes(bad=FRAME)  # dark ink; NaN is what lies between images
@@ -42,8 +39,8 @@ matplotlib.rc("savefig", dpi=120)
 matplotlib.rc(("text", "xtick", "ytick"), color=INK)
 
 
-def draw_curves(losses: Mapping[str, Curve], accuracies: Mapping[str, Curve]) -> Figure:
-    """Loss and, where measured, accuracy after each epoch, a line for each set."""
+def draw_curves(losses: Mapping[str, Mapping[int, float]], accuracies: Mapping[str, Mapping[int, float]]) -> Figure:
+    """Loss and, where measured, accuracy in 0..1 of each set, by name, after each epoch, counted from 1."""
     panels = {"Loss": losses} | ({"Accuracy": accuracies} if any(accuracies.values()) else {})
     figure = Figure(figsize=(8, 2.8))
     for axes, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
@@ -101,10 +98,7 @@ def draw_first_layer(W: nn.Array, rows: int = 3, columns: int = 10) -> Figure:
 
 
 def draw_mistakes(X: Images, Y: nn.Labels, P: nn.Array, classes: Sequence[str], rows: int = 3) -> Figure:
-    """Of images X (N, 784) those that P (N, K) takes for another class than Y (N,), three a row, the surest first.
-
-    Beside each stand its index, its likeliest classes and its own.
-    """
+    """Images of X (N, 784) for which P (N, K) names another class than Y (N,), the surest first, with their index."""
     wrong = np.flatnonzero(nn.get_predictions(P) != Y)
     surest = wrong[np.argsort(-P[wrong].max(axis=1), kind="stable")][: 3 * rows]
     figure = Figure(figsize=(8, 1.3 * rows + 0.4))
@@ -167,7 +161,7 @@ def draw_run(log: Path, accuracy: float) -> dict[str, Figure]:
     if f" accuracy {accuracy:.2%} " not in text.rpartition("\nepoch ")[2]:
         print(f"no curves: {log} does not end with the run of these weights ({accuracy:.2%}); make train writes it")
         return {}
-    run = EPOCH.findall(text[text.rfind("epoch   1/") :])  # --resume goes on, a new run begins again
+    run = EPOCH.findall(text[max(0, text.rfind("epoch   1/")) :])  # --resume goes on, a new run begins again
     losses = {int(epoch): float(loss) for epoch, loss, _ in run}
     accuracies = {int(epoch): float(accuracy) / 100 for epoch, _, accuracy in run if accuracy}
     return {"curves": draw_curves({"training": losses}, {"validation": accuracies})}
@@ -181,10 +175,8 @@ def draw_all(dataset: str, path: Path) -> dict[str, Figure]:
     which = weights["measured_on"]
     (X, Y), _ = load_measured(dataset, which == "validation", weights["classes"], False)
     figures = draw_network(weights, X, Y) | draw_run(path.with_suffix(".log"), weights["accuracy"])
-    layers, date = (
-        "-".join(map(str, weights["layers"])),
-        time.strftime("%Y-%m-%d", time.localtime(path.stat().st_mtime)),
-    )
+    layers = "-".join(map(str, weights["layers"]))
+    date = time.strftime("%Y-%m-%d", time.localtime(path.stat().st_mtime))
     headline = f"{weights['accuracy']:.2%} of the {which} set of {printable(dataset)}, {layers}, {date}"
     for figure in figures.values():
         figure.suptitle(f"{headline}\n{figure.get_suptitle()}".strip(), x=0.01, ha="left", size=11)
@@ -198,10 +190,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", type=Path, help="weights/DATASET.pkl if not given")
     parser.add_argument("--to", type=Path, metavar="FOLDER", help="where the figures go; plots/DATASET if not given")
     options = parser.parse_args(arguments)
-    weights: Path = options.weights or weights_path(options.dataset)
     folder: Path = options.to or Path("plots") / weights_name(options.dataset)
     try:
-        figures = draw_all(options.dataset, weights)
+        figures = draw_all(options.dataset, options.weights or weights_path(options.dataset))
         folder.mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():
             figure.savefig(path := folder / f"{name}.png")
