@@ -1,13 +1,13 @@
 """The page on which to draw, and the API behind it: `python -m demo.app` serves both.
 
 The page is index.html, beside this file: it asks the API alone, and nothing of other hosts. The API is described at
-/docs, whose scripts come from cdn.jsdelivr.net. Where DIGIT_API_KEY is set, every call of it needs that in X-API-Key.
+/docs. Where DIGIT_API_KEY is set, every call of it needs that in X-API-Key. For a phone in the same network to reach
+the page: DIGIT_API_KEY=... python -m demo.app --host 0.0.0.0, and this machine's address in its browser.
 """
 
 import argparse
 import asyncio
 import base64
-import contextlib
 import hashlib
 import hmac
 import json
@@ -16,38 +16,45 @@ import re
 import reprlib
 import socket
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, TypeAlias
 
+import hypercorn.asyncio
 import numpy as np
-import uvicorn
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from fastapi.security import APIKeyHeader
+from hypercorn.config import Config
 from numpy.typing import NDArray
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import ClientDisconnect
+from starlette.staticfiles import StaticFiles
 
-import nn
-from data.batches import scale_parts
-from data.datasets import PIXELS
+from data.datasets import PIXELS, SIDE
 from data.image import ImageError, prepare_image
-from data.load import load, scale_pixels
-from data.weights import Weights
-from demo.predict import PROBABILITIES, load_network, printable, weights_path
+from data.load import scale_pixels
+from demo.answer import Answer, Network, Prediction, answer, read_network
+from demo.predict import printable, weights_path
 
 PAGE = Path(__file__).resolve().parent / "index.html"
 JSON = "application/json"
-IMAGES = "image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif"
-MAX_BYTES = 10_000_000  # of a body
+IMAGES = "image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif"  # and any that prepare_image reads
+MAX_BYTES = 10_000_000  # of an image file
+MAX_JSON, MAX_IMAGES = 320_000, 16  # bytes: 16 images of 784 numbers, 25 characters each
 MAX_SECONDS = 30.0  # for a body to arrive
-MAX_CLIENTS = 64  # connections at a time; the next is answered 503
-STRONGEST, CLOSEST = 64, 5  # connections told of each layer, training images told of each answer
+HEADER_SECONDS = 5.0  # for a header to arrive, after the connection or the answer before
+SPOOLED = 100_000  # bytes of a body kept in memory while it arrives; more go to a temporary file
+FAINT = 0.1  # levels that differ by less show no ink
 KEY = r"[!-~]+"  # what can stand in a header
+
+Answers: TypeAlias = Answer | Prediction | list[Answer] | list[Prediction]
+SWAGGER = {"js": "swagger-ui-bundle.js", "css": "swagger-ui.css", "favicon": "favicon.png"}
+USAGE = f"the body must be an image or {JSON}; with curl: --data-binary @photo.png -H 'Content-Type: image/png'"
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -62,9 +69,9 @@ ERRORS = {
     400: "The body did not arrive whole",
     401: "The key in X-API-Key is missing or wrong",
     408: f"The body took longer than {MAX_SECONDS:g} seconds",
-    413: f"The body has more than {MAX_BYTES} bytes",
-    415: f"The body is neither {JSON} nor one of {', '.join(IMAGES)}",
-    422: "The pixels are not what they should be, or nothing can be read in the image",
+    413: f"An image file has more than {MAX_BYTES} bytes, or JSON more than {MAX_JSON}",
+    415: f"The body is neither {JSON} nor an image",
+    422: "The pixels are not what they should be, nothing can be read in the image, or detail is unknown",
 }
 
 
@@ -87,72 +94,10 @@ class Description:
 
 
 @dataclass(frozen=True)
-class Example:
-    """A training image, its 784 pixels in [0, 1] row by row, and its label."""
-
-    label: int
-    name: str
-    image: list[float]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the network makes of an image; its numbers are rounded to four decimals.
-
-    label: the likeliest class, counted from 0. probabilities: one a class. activations: each hidden layer's outputs.
-    image: the 784 pixels that the network saw, in [0, 1], row by row. connections: for each layer, the strongest as
-    (unit before, unit, activation x weight), strongest first. closest: the training images whose activations in the
-    last hidden layer are closest, closest first.
-    """
-
-    label: int
-    name: str
-    probabilities: list[float]
-    image: list[float]
-    activations: list[list[float]]
-    connections: list[list[tuple[int, int, float]]]
-    closest: list[Example]
-
-
-@dataclass(frozen=True)
 class Failure:
     """What was wrong with a call."""
 
     detail: str
-
-
-class Memory(NamedTuple):
-    """The training images X (N, 784), their labels, the last hidden layer's outputs A (N, H) and |A_n|^2 / 2 (N,)."""
-
-    X: NDArray[np.uint8]
-    Y: nn.Labels
-    A: nn.Array
-    half: nn.Array
-
-
-class Network(NamedTuple):
-    """All that an answer needs; memory is None where the training images are not at hand."""
-
-    weights: Weights
-    memory: Memory | None
-
-
-def read_network(path: Path) -> Network:
-    """The network of a file of weights. OSError, or ValueError for weights that do not read 28x28 images."""
-    weights = load_network(path)
-    return Network(weights, remember(weights))
-
-
-def remember(weights: Weights) -> Memory | None:
-    """The training images as the network sees them, or None where they were not fetched."""
-    try:
-        X, Y = load(weights["dataset"], "train", weights["classes"])
-    except FileNotFoundError:
-        return None
-    params, activation = weights["params"], nn.ACTIVATIONS[weights["activation"]]
-    last_hidden = f"A{len(params) // 2 - 1}"
-    A = np.concatenate([nn.forward_propagation(params, x, activation)[last_hidden] for x in scale_parts(X)])
-    return Memory(X, Y, A, (A * A).sum(axis=1) / 2)
 
 
 def describe(network: Network) -> Description:
@@ -171,76 +116,58 @@ def describe(network: Network) -> Description:
     )
 
 
-def answer(network: Network, x: NDArray[np.float32]) -> Answer:
-    """What the network makes of the image x (784,) in [0, 1]."""
-    (weights, memory), params, classes = network, network.weights["params"], network.weights["classes"]
-    cache, L = nn.forward_propagation(params, x[None], nn.ACTIVATIONS[weights["activation"]]), len(params) // 2
-    outputs = [cache[f"A{l}"][0] for l in range(L)] + [PROBABILITIES[weights["loss"]](cache[f"Z{L}"])[0]]
-    label, hidden = int(outputs[L].argmax()), [plain(a) for a in outputs[1:L]]
-    connections = [strongest(outputs[l - 1], params[f"W{l}"], outputs[l]) for l in range(1, L + 1)]
-    examples = closest(memory, outputs[L - 1], classes) if memory else []
-    return Answer(label, classes[label], plain(outputs[L]), plain(x), hidden, connections, examples)
-
-
-def plain(A: nn.Array) -> list[float]:
-    """A (n,) for JSON."""
-    numbers: list[float] = A.astype(np.float64).round(4).tolist()
-    return numbers
-
-
-def strongest(A: nn.Array, W: nn.Array, B: nn.Array) -> list[tuple[int, int, float]]:
-    """The largest A_i W_ij, by size, between the units of A (m,) and B (n,) that are not silent; W is (m, n)."""
-    rows, columns = np.flatnonzero(A), np.flatnonzero(B)
-    C = A[rows, None] * W[np.ix_(rows, columns)]
-    i, j = np.unravel_index(np.argsort(-abs(C), axis=None)[:STRONGEST], C.shape)
-    return list(zip(rows[i].tolist(), columns[j].tolist(), plain(C[i, j])))
-
-
-def closest(memory: Memory, a: nn.Array, classes: Sequence[str]) -> list[Example]:
-    """The training images whose A_n are closest to a (H,): |A_n - a|^2 / 2 = |A_n|^2 / 2 - A_n . a + |a|^2 / 2."""
-    distance = memory.half - memory.A @ a
-    rows = np.argpartition(distance, min(CLOSEST, len(distance) - 1))[:CLOSEST]
-    return [
-        Example(int(memory.Y[n]), classes[memory.Y[n]], plain(scale_pixels(memory.X[n])))
-        for n in rows[np.argsort(distance[rows])]
-    ]
-
-
 def read_pixels(body: bytes) -> NDArray[np.float32]:
-    """{"pixels": [784 numbers in [0, 1]]} to an array (784,). ImageError for anything else."""
+    """{"pixels": an image, or a list of images} to (784,) or (N, 784). ImageError for anything else."""
     try:
         content = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise ImageError(f"the body is not JSON: {error}") from error
     if not isinstance(content, dict) or content.keys() != {"pixels"} or not isinstance(content["pixels"], list):
         raise ImageError('the body must be {"pixels": [...]} and nothing else')
-    pixels = content["pixels"]
-    if len(pixels) != PIXELS:
-        raise ImageError(f"pixels must be {PIXELS} numbers, 28 rows of 28, got {len(pixels)}")
-    for n, pixel in enumerate(pixels):
+    pixels = shape_pixels(content["pixels"])
+    for n, pixel in enumerate(pixels.ravel().tolist()):
         if type(pixel) not in (int, float) or not 0 <= pixel <= 1:  # NaN is not
-            raise ImageError(f"pixels[{n}] must be a number from 0 to 1, got {reprlib.repr(pixel)}")
-    return np.array(pixels, np.float32)
+            place = "".join(f"[{i}]" for i in np.unravel_index(n, pixels.shape))
+            raise ImageError(f"pixels{place} must be a number from 0 to 1, got {reprlib.repr(pixel)}")
+    images = pixels.astype(np.float32)
+    if (np.ptp(images, axis=-1) < FAINT).any():
+        raise ImageError("there is no ink in the image")
+    return images
 
 
-async def read_body(request: Request) -> bytes:
-    """The body of a request. HTTPException where it is too large, too slow or cut short.
+def shape_pixels(pixels: list[object]) -> NDArray[np.object_]:
+    """784 items, 28 rows of 28, or a list of such, as (784,) or (N, 784). ImageError for other shapes."""
+    try:
+        images = np.array(pixels, object)
+    except ValueError:  # lists of unlike lengths
+        images = np.array(len(pixels) * [None])
+    if images.shape[-2:] == (SIDE, SIDE):
+        images = images.reshape(*images.shape[:-2], PIXELS)
+    if images.shape != (PIXELS,) and images.shape not in [(n, PIXELS) for n in range(1, MAX_IMAGES + 1)]:
+        form = f"{PIXELS} numbers or {SIDE} rows of {SIDE}, or up to {MAX_IMAGES} such images"
+        raise ImageError(f"pixels must be {form}, got {' x '.join(map(str, images.shape))}")
+    return images
+
+
+async def read_body(request: Request, limit: int) -> IO[bytes]:
+    """The body of a request, to be read. HTTPException where it is over the limit in bytes, too slow or cut short.
 
     What is too much is read, for the client to hear the answer, but not kept.
     """
-    body, size = bytearray(), 0
+    body, size = tempfile.SpooledTemporaryFile(SPOOLED), 0
     try:
         async with asyncio.timeout(MAX_SECONDS):
             async for chunk in request.stream():
                 size += len(chunk)
-                body += chunk if size <= MAX_BYTES else b""
+                body.write(chunk if size <= limit else b"")
     except TimeoutError:
         raise HTTPException(408, f"the body did not arrive within {MAX_SECONDS:g} seconds") from None
     except ClientDisconnect:
         raise HTTPException(400, "the body was cut short") from None
-    if size > MAX_BYTES:
-        raise HTTPException(413, f"the body has {size} bytes; at most {MAX_BYTES} are read")
-    return bytes(body)
+    if size > limit:
+        raise HTTPException(413, f"the body has {size} bytes; at most {limit} are read")
+    body.seek(0)
+    return body
 
 
 def policy(page: str, script: str = "", style: str = "", image: str = "") -> dict[str, str]:
@@ -266,7 +193,9 @@ async def add_headers(request: Request, call_next: Callable[[Request], Awaitable
 def describe_body() -> dict[str, object]:
     """What OpenAPI says of the body of a prediction."""
     level = {"type": "number", "minimum": 0, "maximum": 1}
-    array = {"type": "array", "items": level, "minItems": PIXELS, "maxItems": PIXELS}
+    image = {"type": "array", "items": level, "minItems": PIXELS, "maxItems": PIXELS}
+    images = {"type": "array", "items": image, "minItems": 1, "maxItems": MAX_IMAGES}
+    array = {"anyOf": [image, images], "description": f"an image, or several; {SIDE} rows of {SIDE} are an image, too"}
     pixels = {"type": "object", "properties": {"pixels": array}, "required": ["pixels"], "additionalProperties": False}
     file = {"type": "string", "format": "binary"}
     content = {JSON: {"schema": pixels}} | {media_type: {"schema": file} for media_type in IMAGES}
@@ -282,21 +211,29 @@ def make_app(network: Network, key: str | None) -> FastAPI:
         if not hmac.compare_digest((given or "").encode(), (key or "").encode()):
             raise HTTPException(401, "the key in X-API-Key is missing or wrong", {"WWW-Authenticate": "X-API-Key"})
 
-    def think(media_type: str, body: bytes) -> Answer:
+    def think(media_type: str, body: IO[bytes], whole: bool) -> Prediction | list[Prediction]:
         try:
-            if media_type == JSON:
-                return answer(network, read_pixels(body))
-            return answer(network, scale_pixels(prepare_image(body, network.weights["dataset"])))
+            with body:
+                content = body.read()
+            if media_type != JSON:
+                return answer(network, scale_pixels(prepare_image(content, network.weights["dataset"])), whole)
+            X = read_pixels(content)
+            return answer(network, X, whole) if X.ndim == 1 else [answer(network, x, whole) for x in X]
         except ImageError as error:
             raise HTTPException(422, str(error)) from error
 
-    async def predict(request: Request) -> Answer:
-        """Reads an image: 784 numbers in [0, 1], row by row, 0 for the ground and 1 for ink; or an image file."""
+    async def predict(request: Request, detail: str = "") -> Answers:
+        """Reads an image: 784 numbers in [0, 1], row by row, 0 for the ground and 1 for ink; or an image file.
+
+        detail=network tells how the network comes to its answer.
+        """
+        if detail not in ("", "network"):
+            raise HTTPException(422, f"detail must be network, got {reprlib.repr(detail)}")
         media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if media_type not in (JSON, *IMAGES):
-            raise HTTPException(415, f"Content-Type must be {JSON} or one of {', '.join(IMAGES)}, got {media_type!r}")
-        body = await read_body(request)
-        return await asyncio.get_running_loop().run_in_executor(workers, think, media_type, body)
+        if media_type != JSON and not media_type.startswith("image/"):
+            raise HTTPException(415, f"{USAGE}; got Content-Type {reprlib.repr(media_type)}")
+        body = await read_body(request, MAX_JSON if media_type == JSON else MAX_BYTES)
+        return await asyncio.get_running_loop().run_in_executor(workers, think, media_type, body, bool(detail))
 
     def describe_network() -> Description:
         """What the network is."""
@@ -310,15 +247,15 @@ def make_app(network: Network, key: str | None) -> FastAPI:
         return HTMLResponse(page, headers=policy(page))
 
     def show_docs() -> HTMLResponse:
-        docs = get_swagger_ui_html(openapi_url="/openapi.json", title="API")
-        elsewhere = "https://cdn.jsdelivr.net"
-        docs.headers.update(policy(bytes(docs.body).decode(), elsewhere, f"{elsewhere} 'unsafe-inline'", "https:"))
+        files = {f"swagger_{sort}_url": f"/swagger/{name}" for sort, name in SWAGGER.items()}
+        docs = get_swagger_ui_html(openapi_url="/openapi.json", title="API", **files)
+        docs.headers.update(policy(bytes(docs.body).decode(), "'self'", "'self' 'unsafe-inline'", "'self'"))
         return docs
 
     def errors(*codes: int) -> dict[int | str, dict[str, object]]:
         return {code: {"model": Failure, "description": ERRORS[code]} for code in codes if key or code != 401}
 
-    app = FastAPI(title="What does the image show?", docs_url=None, redoc_url=None)
+    app = FastAPI(title="What does the image show?", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.add_middleware(BaseHTTPMiddleware, dispatch=add_headers)
     locks = [Depends(check_key)] if key else []
     app.add_api_route("/api/network", describe_network, dependencies=locks, responses=errors(401))
@@ -327,6 +264,7 @@ def make_app(network: Network, key: str | None) -> FastAPI:
     app.add_api_route("/api/predict", predict, methods=["POST"], dependencies=locks, **options)
     app.add_api_route("/", show_page, include_in_schema=False)
     app.add_api_route("/docs", show_docs, include_in_schema=False)
+    app.mount("/swagger", StaticFiles(packages=[("fastapi_offline", "static")]))
     return app
 
 
@@ -336,10 +274,13 @@ def listen(host: str, port: int) -> socket.socket:
     return socket.create_server(address[:2], family=family)
 
 
-def make_server(app: FastAPI) -> uvicorn.Server:
-    """What runs the app on a socket that listens; it logs warnings and errors alone."""
-    limits = {"limit_concurrency": MAX_CLIENTS, "timeout_graceful_shutdown": 2}
-    return uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False, **limits))
+def serve(app: FastAPI, listener: socket.socket, stop: Callable[[], Awaitable[object]] | None = None) -> None:
+    """Serves the app on a socket that listens, until a signal or stop() ends it; logs warnings and errors alone."""
+    config = Config()
+    config.bind = [f"fd://{listener.detach()}"]
+    config.keep_alive_timeout = HEADER_SECONDS
+    config.loglevel, config.include_server_header, config.graceful_timeout = "WARNING", False, 2
+    asyncio.run(hypercorn.asyncio.serve(app, config, shutdown_trigger=stop))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -363,11 +304,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         listener = listen(options.host, options.port)
     except (OSError, OverflowError) as error:
         place = f"{host}:{options.port}: {error}"
-        print(f"demo.app: cannot listen at {place}; name another --port or --host", file=sys.stderr)
+        print(f'demo.app: cannot listen at {place}; name another: make demo ARGS="--port 8001"', file=sys.stderr)
         return 1
     print(f"draw at http://{host}:{listener.getsockname()[1]} (the API: /docs); Ctrl-C stops it", flush=True)
-    with contextlib.suppress(KeyboardInterrupt):
-        make_server(app).run(sockets=[listener])
+    print("for a phone in the same network: --host 0.0.0.0, with a key in DIGIT_API_KEY", flush=True)
+    serve(app, listener)
     return 0
 
 

@@ -1,6 +1,8 @@
 """Tests of the API through a server of its own, with a small network of random weights."""
 
+import asyncio
 import contextlib
+import functools
 import http.client
 import json
 import re
@@ -13,6 +15,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -21,6 +24,7 @@ from PIL import Image, ImageDraw
 
 import nn
 from data.image import prepare_image
+from demo import answer as answers
 from demo import app as demo
 from demo.robustness import save
 from demo.test_predict import keep
@@ -28,6 +32,7 @@ from demo.test_predict import keep
 LAYERS = [784, 12, 6, 10]
 KEY = "open-sesame"
 BLANK = [0.0] * 784
+BAR = [0.0] * 384 + [1.0] * 28 + [0.0] * 372
 
 
 def keep_random(path: Path, layers: list[int], **changes: object) -> Path:
@@ -36,42 +41,47 @@ def keep_random(path: Path, layers: list[int], **changes: object) -> Path:
 
 
 @contextlib.contextmanager
-def serving(network: demo.Network, key: str | None = None) -> Iterator[str]:
-    listener = demo.listen("127.0.0.1", 0)
-    server = demo.make_server(demo.make_app(network, key))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+def serving(network: answers.Network, key: str | None = None) -> Iterator[str]:
+    listener, stop = demo.listen("127.0.0.1", 0), threading.Event()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    wait = functools.partial(asyncio.to_thread, stop.wait)
+    thread = threading.Thread(target=demo.serve, args=(demo.make_app(network, key), listener, wait))
     thread.start()
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield url
     finally:
-        server.should_exit = True
+        stop.set()
         thread.join()
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> demo.Network:
+def network(tmp_path_factory: pytest.TempPathFactory) -> answers.Network:
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (50, 784), np.uint8), rng.integers(0, 10, 50)
     path = keep_random(tmp_path_factory.mktemp("weights") / "w.pkl", LAYERS, measured_on="validation")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "load", lambda dataset, split, classes: images)
-        return demo.read_network(path)
+        patch.setattr(answers, "load", lambda dataset, split, classes: images)
+        return answers.read_network(path)
 
 
 @pytest.fixture(scope="module")
-def url(network: demo.Network) -> Iterator[str]:
+def url(network: answers.Network) -> Iterator[str]:
     with serving(network) as url:
         yield url
 
 
 @pytest.fixture(scope="module")
-def locked(network: demo.Network) -> Iterator[str]:
+def locked(network: answers.Network) -> Iterator[str]:
     with serving(network, KEY) as url:
         yield url
 
 
-def post(url: str, content: bytes | Iterator[bytes], media_type: str) -> httpx.Response:
-    return httpx.post(f"{url}/api/predict", content=content, headers={"Content-Type": media_type}, timeout=60)
+def post(url: str, content: bytes | Iterator[bytes], media_type: str, detail: str = "") -> httpx.Response:
+    return httpx.post(f"{url}/api/predict{detail}", content=content, headers={"Content-Type": media_type}, timeout=60)
+
+
+def ask(url: str, pixels: object, detail: str = "?detail=network") -> Any:
+    return httpx.post(f"{url}/api/predict{detail}", json={"pixels": pixels}).json()
 
 
 def drawing(format: str) -> bytes:
@@ -80,9 +90,9 @@ def drawing(format: str) -> bytes:
     return save(image, format)
 
 
-def test_an_answer_is_what_the_network_computes(url: str, network: demo.Network) -> None:
+def test_an_answer_is_what_the_network_computes(url: str, network: answers.Network) -> None:
     x = np.random.default_rng(2).random(784).astype(np.float32)
-    got = httpx.post(f"{url}/api/predict", json={"pixels": x.tolist()}).json()
+    got = ask(url, x.tolist())
     W = network.weights["params"]
     A1 = np.maximum(x @ W["W1"] + W["b1"], 0)
     A2 = np.maximum(A1 @ W["W2"] + W["b2"], 0)
@@ -94,46 +104,81 @@ def test_an_answer_is_what_the_network_computes(url: str, network: demo.Network)
     assert (got["label"], got["name"]) == (E.argmax(), str(E.argmax()))
 
 
-def test_connections_are_the_strongest_between_units_that_speak(url: str, network: demo.Network) -> None:
+def test_a_plain_answer_leaves_the_network_out(url: str) -> None:
+    got = ask(url, BAR)
+    slim = ask(url, BAR, "")
+    assert slim == {name: got[name] for name in ("label", "name", "probabilities", "novelty")}
+    wrong = httpx.post(f"{url}/api/predict?detail=all", json={"pixels": BAR})
+    assert wrong.status_code == 422 and wrong.json()["detail"] == "detail must be network, got 'all'"
+
+
+@pytest.mark.parametrize("detail", ["", "?detail=network"])
+def test_several_images_and_rows_of_pixels_are_read(url: str, detail: str) -> None:
+    images = [BAR, BAR[::-1], BAR[7:] + BAR[:7]]
+    rows = [np.reshape(image, (28, 28)).tolist() for image in images]
+    alone = [ask(url, image, detail) for image in images]
+    assert ask(url, images, detail) == ask(url, rows, detail) == alone
+    assert ask(url, rows[1], detail) == alone[1] and ask(url, rows[:1], detail) == alone[:1]
+
+
+def test_connections_are_the_strongest_of_each_unit_that_speaks(url: str, network: answers.Network) -> None:
     x = np.random.default_rng(3).random(784)
-    got = httpx.post(f"{url}/api/predict", json={"pixels": x.tolist()}).json()
+    got = ask(url, x.tolist())
     outputs = [x.tolist(), *got["activations"], got["probabilities"]]
     for l, told in enumerate(got["connections"]):
-        W = network.weights["params"][f"W{l + 1}"].tolist()
-        pairs = [(i, j) for i, a in enumerate(outputs[l]) for j, b in enumerate(outputs[l + 1]) if a and b]
-        every = [(abs(outputs[l][i] * W[i][j]), i, j, outputs[l][i] * W[i][j]) for i, j in pairs]
-        strongest = sorted(every, reverse=True)[: demo.STRONGEST]
-        assert len(told) == len(strongest) > 0
-        np.testing.assert_allclose([value for *_, value in told], [value for *_, value in strongest], atol=3e-4)
-        for i, j, value in told:
-            assert value == pytest.approx(outputs[l][i] * W[i][j], abs=3e-4)
+        W, b = (network.weights["params"][f"{name}{l + 1}"].tolist() for name in "Wb")
+        for j, output in enumerate(outputs[l + 1]):
+            every = [a * row[j] for a, row in zip(outputs[l], W, strict=True)]
+            largest = sorted(map(abs, every), reverse=True)[: answers.STRONGEST] if output else []
+            mine = [(i, value) for i, unit, value in told if unit == j]
+            assert [abs(value) for _, value in mine if value] == pytest.approx([v for v in largest if v], abs=3e-4)
+            assert all(value == pytest.approx(every[i], abs=3e-4) for i, value in mine)
+            signs = [sum(v for v in every if v > 0), sum(v for v in every if v < 0), b[j]]
+            assert got["sums"][l][j] == pytest.approx(signs, abs=3e-3)
 
 
-def test_closest_are_the_training_images_closest_in_the_last_hidden_layer(url: str, network: demo.Network) -> None:
+def test_closest_are_the_training_images_closest_in_the_last_hidden_layer(url: str, network: answers.Network) -> None:
     assert network.memory
     x = np.random.default_rng(4).random(784)
-    got = httpx.post(f"{url}/api/predict", json={"pixels": x.tolist()}).json()
-    order = np.linalg.norm(network.memory.A - np.array(got["activations"][1]), axis=1).argsort()[: demo.CLOSEST]
+    got = ask(url, x.tolist())
+    a = np.array(got["activations"][1])
+    X = network.memory.X / 255
+    hidden = nn.forward_propagation(network.weights["params"], X, nn.ACTIVATIONS["relu"])["A2"]
+    cosines = hidden @ a / np.linalg.norm(hidden, axis=1) / np.linalg.norm(a)
+    order = (-cosines).argsort()[: answers.CLOSEST]
     assert [example["label"] for example in got["closest"]] == network.memory.Y[order].tolist()
     for example, n in zip(got["closest"], order, strict=True):
         np.testing.assert_allclose(np.array(example["image"]) * 255, network.memory.X[n], atol=0.02)
         assert example["name"] == str(example["label"])
 
 
+def test_novelty_is_the_share_of_training_images_that_are_closer_to_their_own_closest(network: answers.Network) -> None:
+    assert network.memory
+    A = network.memory.A
+    own = 1 - np.sort(A @ A.T, axis=1)[:, -2]
+    for x in np.random.default_rng(5).random((5, 784), np.float32):
+        a = nn.forward_propagation(network.weights["params"], x[None], nn.ACTIVATIONS["relu"])["A2"][0]
+        nearest = 1 - (A @ a).max() / np.linalg.norm(a)
+        assert answers.answer(network, x).novelty == pytest.approx(np.mean(own < nearest), abs=1e-3)
+    seen = answers.answer(network, (network.memory.X[7] / 255).astype(np.float32))
+    assert seen.novelty is not None and seen.novelty < 0.05
+
+
 def test_without_training_images_nothing_is_said_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data.load.HOME", tmp_path)
-    network = demo.read_network(keep_random(tmp_path / "w.pkl", [784, 10]))
-    got = demo.answer(network, np.zeros(784, np.float32))
+    network = answers.read_network(keep_random(tmp_path / "w.pkl", [784, 10]))
+    got = answers.answer(network, np.zeros(784, np.float32))
+    assert isinstance(got, answers.Answer) and got.novelty is None
     assert got.closest == [] and demo.describe(network).training_images == 0
     assert got.activations == [] and got.connections == [[]] and got.probabilities == [0.1] * 10
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP", "GIF"])
 def test_an_image_file_goes_through_the_one_door(url: str, format: str) -> None:
-    got = post(url, drawing(format), f"image/{format.lower()}").json()
+    got = post(url, drawing(format), f"image/{format.lower()}", "?detail=network").json()
     X = prepare_image(drawing(format), "mnist")
     np.testing.assert_allclose(np.array(got["image"]) * 255, X, atol=0.02)
-    again = httpx.post(f"{url}/api/predict", json={"pixels": (X / 255).tolist()}).json()
+    again = ask(url, (X / 255).tolist())
     assert again["probabilities"] == pytest.approx(got["probabilities"], abs=1e-4) and again["label"] == got["label"]
 
 
@@ -148,7 +193,7 @@ def test_outputs_that_are_no_probabilities_are_shared_out(tmp_path: Path, monkey
     monkeypatch.setattr("data.load.HOME", tmp_path)
     for activation in nn.ACTIVATIONS:
         path = keep_random(tmp_path / "w.pkl", LAYERS, activation=activation, loss="mean_squared_error")
-        got = demo.answer(demo.read_network(path), np.ones(784, np.float32))
+        got = answers.answer(answers.read_network(path), np.ones(784, np.float32))
         assert sum(got.probabilities) == pytest.approx(1, abs=6e-4) and min(got.probabilities) >= 0
 
 
@@ -157,7 +202,8 @@ def changed(n: int, value: object) -> bytes:
 
 
 NOT_JSON, NOT_PIXELS = "the body is not JSON", 'the body must be {"pixels": [...]} and nothing else'
-NOT_784, NOT_A_LEVEL = "pixels must be 784 numbers, 28 rows of 28, got", "must be a number from 0 to 1, got"
+NOT_784 = "pixels must be 784 numbers or 28 rows of 28, or up to 16 such images, got"
+NOT_A_LEVEL = "must be a number from 0 to 1, got"
 
 
 @pytest.mark.parametrize(
@@ -172,6 +218,11 @@ NOT_784, NOT_A_LEVEL = "pixels must be 784 numbers, 28 rows of 28, got", "must b
         (json.dumps({"pixels": BLANK, "more": 1}).encode(), NOT_PIXELS),
         (json.dumps({"pixels": BLANK[1:]}).encode(), f"{NOT_784} 783"),
         (json.dumps({"pixels": [*BLANK, 0]}).encode(), f"{NOT_784} 785"),
+        (b'{"pixels": []}', f"{NOT_784} 0"),
+        (json.dumps({"pixels": 17 * [BLANK[:28]]}).encode(), f"{NOT_784} 17 x 28"),
+        (json.dumps({"pixels": [BLANK, BLANK[1:]]}).encode(), f"{NOT_784} 2"),
+        (json.dumps({"pixels": 17 * [784 * [0]]}).encode(), f"{NOT_784} 17 x 784"),
+        (json.dumps({"pixels": [BAR, [*BLANK[1:], 2]]}).encode(), f"pixels[1][783] {NOT_A_LEVEL} 2"),
         (changed(5, "1"), f"pixels[5] {NOT_A_LEVEL} '1'"),
         (changed(6, None), f"pixels[6] {NOT_A_LEVEL} None"),
         (changed(7, True), f"pixels[7] {NOT_A_LEVEL} True"),
@@ -197,29 +248,41 @@ def test_a_file_that_is_no_image_is_refused(url: str, content: bytes) -> None:
 
 
 def test_a_blank_sheet_is_no_digit(url: str) -> None:
-    response = post(url, save(Image.new("L", (280, 280), 255)), "image/png")
-    assert response.status_code == 422 and "no ink" in response.json()["detail"]
+    responses = [post(url, save(Image.new("L", (280, 280), 255)), "image/png")]
+    for pixels in (BLANK, 784 * [0.7], [BAR, BLANK]):
+        responses.append(httpx.post(f"{url}/api/predict", json={"pixels": pixels}))
+    assert {(response.status_code, response.text) for response in responses} == {
+        (422, '{"detail":"there is no ink in the image"}')
+    }
 
 
-@pytest.mark.parametrize("media_type", ["", "text/plain", "application/x-www-form-urlencoded", "image/svg+xml"])
+@pytest.mark.parametrize("media_type", ["", "text/plain", "multipart/form-data; boundary=x"])
 def test_another_type_of_body_is_refused(url: str, media_type: str) -> None:
     response = post(url, b"{}", media_type)
     assert response.status_code == 415
-    assert response.json()["detail"].startswith("Content-Type must be application/json or one of image/png, ")
+    detail = response.json()["detail"]
+    assert "--data-binary @photo.png -H 'Content-Type: image/png'" in detail and media_type[:9] in detail
+
+
+def test_a_jpeg_may_be_called_jpg(url: str) -> None:
+    assert post(url, drawing("JPEG"), "image/jpg").json() == post(url, drawing("JPEG"), "image/jpeg").json()
 
 
 @pytest.mark.parametrize("media_type", [demo.JSON, "image/png"])
 @pytest.mark.parametrize("chunks", [1, 11])
 def test_too_large_a_body_is_refused(url: str, media_type: str, chunks: int) -> None:
-    size = demo.MAX_BYTES // chunks + 1  # more than one chunk has no Content-Length
+    limit = demo.MAX_JSON if media_type == demo.JSON else demo.MAX_BYTES
+    size = limit // chunks + 1  # more than one chunk has no Content-Length
     response = post(url, b" " * size if chunks == 1 else (b" " * size for _ in range(chunks)), media_type)
     assert response.status_code == 413
-    assert response.json()["detail"] == f"the body has {size * chunks} bytes; at most 10000000 are read"
+    assert response.json()["detail"] == f"the body has {size * chunks} bytes; at most {limit} are read"
 
 
 def test_the_largest_body_is_read(url: str) -> None:
-    content = json.dumps({"pixels": BLANK}).encode()
-    assert post(url, content.ljust(demo.MAX_BYTES), demo.JSON).status_code == 200
+    images = np.random.default_rng(6).random((demo.MAX_IMAGES, 784)).tolist()
+    content = json.dumps({"pixels": images}).encode()
+    assert len(post(url, content.ljust(demo.MAX_JSON), demo.JSON).json()) == demo.MAX_IMAGES
+    assert post(url, drawing("PNG").ljust(demo.MAX_BYTES, b"\0"), "image/png").status_code == 200
 
 
 def raw(url: str, head: str, body: bytes) -> socket.socket:
@@ -243,10 +306,31 @@ def test_a_body_cut_short_harms_nobody(url: str, caplog: pytest.LogCaptureFixtur
     assert caplog.records == []
 
 
+@pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nHost: x\r\nX-H"])
+def test_connections_that_ask_nothing_are_closed(
+    begun: bytes, network: answers.Network, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "HEADER_SECONDS", 1.0)
+    with serving(network) as url, contextlib.ExitStack() as stack:
+        host, port = url.removeprefix("http://").split(":")
+        silent = [stack.enter_context(socket.create_connection((host, int(port)), timeout=10)) for _ in range(200)]
+        for connection in silent:
+            connection.sendall(begun)
+        start = time.perf_counter()
+        assert httpx.get(f"{url}/api/health").status_code == 200
+        with capsys.disabled():
+            print(f"\nbeside 200 silent connections an answer takes {1000 * (time.perf_counter() - start):.0f} ms")
+        assert [connection.recv(1) for connection in silent] == 200 * [b""]
+
+
+def test_a_path_with_a_slash_is_not_redirected(url: str) -> None:
+    assert httpx.get(f"{url}/api/health/", headers={"Host": "elsewhere.example"}).status_code == 404
+
+
 @pytest.mark.parametrize("call", ["GET /api/health", "GET /api/network", "POST /api/predict"])
 def test_every_call_needs_the_key_where_there_is_one(locked: str, call: str) -> None:
     method, path = call.split()
-    content = json.dumps({"pixels": BLANK}) if method == "POST" else None
+    content = json.dumps({"pixels": BAR}) if method == "POST" else None
     keys = [b"", *(key.encode() for key in (KEY[:-1], KEY + "e", KEY.upper())), b"caf\xe9", KEY.encode()]
     for given in [], *([(b"X-API-Key", key)] for key in keys):
         headers = [(b"Content-Type", b"application/json"), *given]
@@ -262,6 +346,7 @@ def test_the_page_itself_needs_no_key(locked: str) -> None:
 
 
 STATUS = {"/": 200, "/docs": 200, "/openapi.json": 200, "/api/network": 200, "/api/predict": 405, "/nothing": 404}
+STATUS |= {"/swagger/swagger-ui-bundle.js": 200}
 
 
 @pytest.mark.parametrize(("path", "status"), STATUS.items())
@@ -321,7 +406,7 @@ def started(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 def test_2000_requests_of_8_clients_are_answered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bodies = ("image/png", drawing("PNG")), (demo.JSON, json.dumps({"pixels": BLANK}).encode())
+    bodies = ("image/png", drawing("PNG")), (demo.JSON, json.dumps({"pixels": BAR}).encode())
 
     def client(url: str) -> list[httpx.Response]:
         with httpx.Client(timeout=60) as session:
@@ -342,7 +427,7 @@ def test_a_port_that_is_taken_is_named(url: str, tmp_path: Path, capsys: pytest.
     assert demo.main(["--port", port, "--weights", str(keep_random(tmp_path / "w.pkl", LAYERS))]) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"demo.app: cannot listen at 127.0.0.1:{port}: ")
-    assert error.endswith("another --port or --host\n")
+    assert error.endswith('name another: make demo ARGS="--port 8001"\n')
 
 
 def test_weights_of_something_else_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
