@@ -1,6 +1,7 @@
 """Tests of the page in Chromium, with the weights of `make train`. DEMO_SHOTS names a folder for the screenshots."""
 
 import contextlib
+import io
 import os
 import re
 import shutil
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image, ImageDraw
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Dialog, Page, Route, expect, sync_playwright
 
 from demo.robustness import save
 from demo.test_app import KEY, LAYERS, keep_random, started
@@ -19,7 +21,7 @@ from demo.test_app import KEY, LAYERS, keep_random, started
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "mnist.pkl"
 Stroke = list[tuple[float, float]]  # points in [0, 1], from the upper left of the sheet
 Launch = Callable[..., tuple[subprocess.Popen[str], str]]  # flags of the command
-Visit = Callable[..., Page]  # url, width, scheme, touch
+Visit = Callable[..., Page]  # url, width, scheme, touch, height
 
 WRITTEN = {  # points x,y in hundredths of the sheet's side; a slash lifts the pen
     "0": "53,18 41,23 33,38 31,55 36,72 47,82 60,78 68,63 69,45 64,28 53,18",
@@ -33,6 +35,8 @@ WRITTEN = {  # points x,y in hundredths of the sheet's side; a slash lifts the p
     "8": "63,28 53,18 40,21 37,32 45,43 57,53 65,66 60,79 47,83 36,75 37,62 48,51 60,40 64,29",
     "9": "64,30 54,19 41,23 35,35 40,47 53,49 62,41 65,28 64,50 60,68 55,84",
 }
+LETTER = [[(0.2, 0.85), (0.5, 0.15), (0.8, 0.85)], [(0.32, 0.6), (0.68, 0.6)]]  # an A
+GONE = "The server does not answer; trying again…"
 DIGITS: dict[str, list[Stroke]] = {
     digit: [[(int(x) / 100, int(y) / 100) for x, y in re.findall(r"(\d+),(\d+)", stroke)] for stroke in text.split("/")]
     for digit, text in WRITTEN.items()
@@ -80,8 +84,10 @@ def visit(browser: Browser) -> Iterator[Visit]:
     hosts: set[str] = set()
     homes: set[str] = set()
 
-    def visit(url: str, width: int = 1440, scheme: Literal["light", "dark"] = "light", touch: bool = False) -> Page:
-        size, sort = {"width": width, "height": 900}, {"has_touch": touch, "is_mobile": touch}
+    def visit(
+        url: str, width: int = 1440, scheme: Literal["light", "dark"] = "light", touch: bool = False, height: int = 900
+    ) -> Page:
+        size, sort = {"width": width, "height": height}, {"has_touch": touch, "is_mobile": touch}
         context = browser.new_context(viewport=size, color_scheme=scheme, **sort)
         contexts.append(context)
         page = context.new_page()
@@ -90,14 +96,14 @@ def visit(browser: Browser) -> Iterator[Visit]:
         page.on("request", lambda request: hosts.add(re.sub(r"(//[^/]*)?/.*", r"\1", request.url)))
         homes.add(url)
         page.goto(url)
-        page.wait_for_selector("#bars li, dialog[open]")
+        page.wait_for_selector("#bars li")
         return page
 
     yield visit
     for context in contexts:
         context.close()
     assert hosts <= homes | {"data:image"}
-    assert [error for error in errors if "ERR_CONNECTION_REFUSED" not in error] == []
+    assert [error for error in errors if "ERR_CONNECTION_REFUSED" not in error and "status of 422" not in error] == []
 
 
 def path_on(page: Page, stroke: Stroke) -> Stroke:
@@ -177,28 +183,43 @@ def test_drawing_with_a_finger_does_not_scroll(url: str, visit: Visit, shots: Pa
     page.screenshot(path=shots / "touch.png")
 
 
-def test_undo_and_clear(url: str, visit: Visit) -> None:
+def test_the_drawing_is_kept_over_a_reload(url: str, visit: Visit) -> None:
     page = visit(url)
-    assert page.is_disabled("#undo") and page.is_disabled("#clear") and ink(page) == 0
+    draw(page, DIGITS["4"])
+    drawn = ink(page)
+    page.reload()
+    expect(page.locator("#name")).to_have_text("4")
+    assert ink(page) == drawn
+
+
+def test_undo_redo_and_clear(url: str, visit: Visit) -> None:
+    page = visit(url)
+    assert page.is_disabled("#undo") and page.is_disabled("#redo") and page.is_disabled("#clear") and ink(page) == 0
+    expect(page.locator("#hint")).to_contain_text("Draw a digit, 0 to 9.")
     first, second = DIGITS["4"]
     draw(page, [first])
     one = ink(page)
     draw(page, [second])
     two = ink(page)
-    assert page.inner_text("#name") == "4" and two > one > 0
-    for undo, clear in (("#undo", "#clear"), ("z", "c"), ("Control+z", "Delete")):
+    assert page.inner_text("#name") == "4" and two > one > 0 and not page.is_visible("#hint")
+    keys = ("#undo", "#redo", "#clear"), ("z", "y", "c"), ("Control+z", "Control+Shift+z", "Delete")
+    for undo, redo, clear in keys:
 
         def do(action: str) -> None:
             page.click(action) if action.startswith("#") else page.keyboard.press(action)
             settle(page)
 
         do(clear)
-        assert ink(page) == 0 and page.inner_text("#say") == "Draw a digit, 0 to 9." and not page.is_visible("#closest")
+        assert ink(page) == 0 and page.inner_text("#say") == "" and not page.is_visible("#closest")
         do(undo)
         assert ink(page) == two and page.inner_text("#name") == "4"
         do(undo)
         assert ink(page) == one
+        do(redo)
+        assert ink(page) == two and page.inner_text("#name") == "4"
+        do(undo)
         draw(page, [second])
+        assert page.is_disabled("#redo")
     page.keyboard.press("Control+c")  # copies; it does not clear
     assert ink(page) == two
 
@@ -206,23 +227,59 @@ def test_undo_and_clear(url: str, visit: Visit) -> None:
 def test_an_answer_of_before_is_not_shown(url: str, visit: Visit) -> None:
     page = visit(url)
     held: list[Route] = []
-    page.route("**/api/predict", lambda route: held.append(route))
+    page.route("**/api/predict?detail=network", lambda route: held.append(route))
     trace(page, DIGITS["1"])
     page.wait_for_timeout(300)
     assert len(held) == 1  # the others wait
     page.keyboard.press("c")
     held[0].continue_()
     settle(page)
-    assert page.inner_text("#name") == "" and page.inner_text("#say") == "Draw a digit, 0 to 9." and len(held) == 1
+    assert page.inner_text("#name") == page.inner_text("#say") == "" and len(held) == 1
 
 
 def test_the_answer_is_there_for_a_screen_reader(url: str, visit: Visit) -> None:
     page = visit(url)
     draw(page, DIGITS["7"])
-    live = page.locator("[aria-live=polite]")
-    expect(live).to_have_text(re.compile(r"^7, (more than )?\d\d\.\d\s% sure"))
+    live = page.locator("#live[aria-live=polite]")
+    expect(live).to_have_text(re.compile(r"^most like a 7, (> )?\d\d\.\d\s%"))
     page.keyboard.press("c")
     expect(live).to_be_empty()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, "most like a 7, 95.0 %; or else a 2, 5.0 %"),
+        ({"probabilities": [0, 0, 0, 0, 0, 0, 0, 0.5, 0.45, 0.05]}, "perhaps a 7, 50.0 %; or else an 8, 45.0 %"),
+        ({"novelty": 0.99}, "not like any digit it has learned; most like a 7, 95.0 %; or else a 2, 5.0 %"),
+    ],
+)
+def test_doubt_is_shown(changes: dict[str, object], told: str, url: str, visit: Visit) -> None:
+    page = visit(url)
+    sure = {"label": 7, "name": "7", "novelty": 0.5, "probabilities": [0, 0, 0.05, 0, 0, 0, 0, 0.95, 0, 0]}
+
+    def reply(route: Route) -> None:
+        response = route.fetch()
+        route.fulfill(response=response, json={**response.json(), **sure, **changes})
+
+    page.route("**/api/predict?detail=network", reply)
+    draw(page, DIGITS["7"])
+    assert page.inner_text("#say").replace("\u00a0", " ") == told
+    assert bool(changes) == ("doubt" in page.locator("#name").evaluate("e => [...e.classList]"))
+
+
+def test_a_letter_is_not_like_any_digit(url: str, visit: Visit, shots: Path) -> None:
+    page = visit(url)
+    draw(page, LETTER)
+    expect(page.locator("#say")).to_have_text(re.compile("^not like any digit it has learned; "))
+    page.screenshot(path=shots / "letter.png")
+
+
+def is_stale(page: Page, message: str) -> None:
+    """The message stands where the answer was, which is dimmed."""
+    expect(page.locator("#say")).to_have_text(message)
+    expect(page.locator("#name")).to_be_hidden()
+    expect(page.locator("figure")).to_have_css("opacity", "0.35")
 
 
 def test_a_lost_server_is_told_and_found_again(tmp_path: Path, launch: Launch, visit: Visit, shots: Path) -> None:
@@ -233,15 +290,127 @@ def test_a_lost_server_is_told_and_found_again(tmp_path: Path, launch: Launch, v
     before = page.inner_text("#name")
     process.terminate()
     process.wait()
-    page.keyboard.press("c")
     trace(page, [[(0.3, 0.2), (0.6, 0.5)]])
-    expect(page.locator("#status")).to_have_text("The server does not answer; trying again…")
+    is_stale(page, GONE)
     page.screenshot(path=shots / "lost.png")
     page.keyboard.press("z")
-    page.keyboard.press("z")
+    is_stale(page, GONE)  # and no "…"
     launch("--port", url.rpartition(":")[2], "--weights", weights)
     expect(page.locator("#name")).to_have_text(before, timeout=10_000)
-    expect(page.locator("#status")).not_to_contain_text("server")
+    expect(page.locator("#say")).not_to_contain_text("server")
+    expect(page.locator("figure")).to_have_css("opacity", "1")
+
+
+def test_a_refusal_stands_where_the_answer_was(url: str, visit: Visit) -> None:
+    page = visit(url)
+    draw(page, DIGITS["7"])
+    page.route("**/api/predict?detail=network", lambda route: route.fulfill(status=422, json={"detail": "two digits"}))
+    draw(page, [[(0.1, 0.1), (0.3, 0.4)]])
+    is_stale(page, "Two digits.")
+    page.unroute("**/api/predict?detail=network")
+    page.keyboard.press("z")
+    expect(page.locator("#name")).to_have_text("7")
+
+
+@pytest.mark.parametrize(("width", "height"), [(844, 390), (667, 375), (740, 360)])
+def test_a_phone_on_its_side_shows_pad_and_answer(url: str, visit: Visit, width: int, height: int, shots: Path) -> None:
+    page = visit(url, width, touch=True, height=height)
+    draw(page, DIGITS["5"])
+    for part in ("#pad", "#name", "#say", "#undo", "#clear", "#bars"):
+        box = page.locator(part).bounding_box()
+        assert box and 0 <= box["y"] and box["y"] + box["height"] <= height, part
+    page.screenshot(path=shots / f"side-{width}.png")
+
+
+@pytest.mark.parametrize(("width", "height"), [(375, 812), (844, 390)])
+def test_what_is_tapped_is_44_pixels_large(url: str, visit: Visit, width: int, height: int) -> None:
+    page = visit(url, width, touch=True, height=height)
+    for target in page.locator("button, .open, #pen, #bars li").all():
+        box = target.bounding_box()
+        assert box and box["height"] >= 44 and box["width"] >= 44, target
+
+
+WATCH = """() => {
+    window.drawn = [];
+    const of = CanvasRenderingContext2D.prototype;
+    for (const name of ["drawImage", "moveTo", "bezierCurveTo"]) {
+        const method = of[name];
+        of[name] = function (...given) { drawn.push([name, ...given.slice(-2)]); return method.apply(this, given); };
+    }
+}"""
+
+
+def test_lines_begin_at_their_pixels(url: str, visit: Visit) -> None:
+    page = visit(url)
+    draw(page, DIGITS["5"])
+    page.evaluate(WATCH)
+    page.evaluate("drawn = []; render()")
+    drawn = page.evaluate("drawn")
+    assert drawn[0][0] == "drawImage" and drawn[1][0] == "moveTo"  # the lines lie upon the image
+    starts = {(x, y) for name, x, y in drawn[1:] if name == "moveTo"}
+    size = "e => e.clientHeight"
+    top = (page.locator("#net").evaluate(size) - 32 - 28 * 6) / 2
+    pixels = page.evaluate("""answer.connections[0].toSorted((a, b) => Math.abs(b[2]) - Math.abs(a[2])).slice(0, 64)
+        .map(([i]) => i)""")
+    assert {(6 * (i % 28) + 3, top + 6 * (i // 28) + 3) for i in pixels} <= starts
+
+
+def test_a_class_and_a_unit_tell_what_speaks_for_them(url: str, visit: Visit, shots: Path) -> None:
+    page = visit(url)
+    because = page.locator("#because")
+    draw(page, DIGITS["5"])
+    page.hover("#bars li:nth-child(4)")
+    number = r"([+−]\d+\.\d\d)"
+    told = f"^3: {number} for, {number} against, bias {number}: {number}, where 5 has {number}; that makes 0.0\\s%.$"
+    expect(because).to_have_text(re.compile(told))
+    found = re.match(told, because.inner_text())
+    assert found
+    plus, minus, bias, total, best = (float(text.replace("−", "-")) for text in found.groups())
+    assert plus + minus + bias == pytest.approx(total, abs=0.02) and total < best
+    page.evaluate(WATCH)
+    page.evaluate("drawn = []; render()")
+    lines = [name for name, *_ in page.evaluate("drawn")].count("bezierCurveTo")
+    assert lines == page.evaluate("answer.connections.at(-1).filter(([, j]) => j === 3).length") > 0
+    page.screenshot(path=shots / "because.png")
+    unit, box = page.evaluate("spots.find(({l, unit}) => l === 1 && unit === 100)"), page.locator("#net").bounding_box()
+    assert box
+    page.mouse.move(box["x"] + unit["x"], box["y"] + unit["y"])
+    expect(because).to_have_text(re.compile(f"^Unit 101 of layer 1: {number} for, .*; its output is \\d+\\.\\d\\d.$"))
+    page.mouse.move(5, 5)
+    expect(because).to_be_empty()
+    page.focus("#bars li:nth-child(4)")
+    expect(because).to_have_text(re.compile("^3: "))
+
+
+def test_a_class_is_tapped(url: str, visit: Visit) -> None:
+    page = visit(url, 375, touch=True)
+    draw(page, DIGITS["5"])
+    page.tap("#bars li:nth-child(4)")
+    expect(page.locator("#because")).to_have_text(re.compile("^3: "))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [375, 1440])
+def test_axe_finds_no_fault(url: str, visit: Visit, scheme: str, width: int) -> None:
+    page = visit(url, width, scheme)
+    for strokes in ([], LETTER):
+        draw(page, strokes)
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+
+
+def test_forced_colours_are_taken(browser: Browser, url: str, shots: Path) -> None:
+    page = browser.new_page(forced_colors="active")
+    page.goto(url)
+    page.wait_for_selector("#bars li")
+    draw(page, DIGITS["5"])
+    assert page.evaluate("[colour('ink').trim(), colour('paper').trim()]") == ["CanvasText", "Canvas"]
+    bar, ground = (
+        page.evaluate(f"getComputedStyle(document.querySelector('{e}')).backgroundColor") for e in (".first i", "body")
+    )
+    assert bar != ground
+    page.screenshot(path=shots / "forced.png")
+    page.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -262,14 +431,17 @@ def test_it_fits_and_can_be_read(url: str, visit: Visit, shots: Path, width: int
         r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
         return 0.2126 * r + 0.7152 * g + 0.0722 * b
 
-    names = ["paper", "sheet", "button", "ink", "soft", "for", "against"]
+    names = ["paper", "sheet", "button", "ink", "soft", "line", "for", "against"]
     colours = page.evaluate("names => names.map(name => colour(name).trim())", names)
     tones = dict(zip(names, map(light, colours), strict=True))
     assert (tones["paper"] > tones["ink"]) == (scheme == "light")
-    pairs = [(text, "paper") for text in ("ink", "soft", "for", "against")]
-    for text, ground in (*pairs, ("ink", "button"), ("soft", "button"), ("ink", "sheet")):
-        dark, bright = sorted((tones[text], tones[ground]))
-        assert (bright + 0.05) / (dark + 0.05) >= 4.5, (text, ground)
+    texts = [(text, "paper") for text in ("ink", "soft", "for", "against")]
+    texts += [("ink", "button"), ("soft", "button"), ("ink", "sheet"), ("soft", "sheet")]
+    borders = [("line", "paper"), ("line", "sheet"), ("line", "button")]
+    for least, pairs in ((4.5, texts), (3, borders)):
+        for text, ground in pairs:
+            dark, bright = sorted((tones[text], tones[ground]))
+            assert (bright + 0.05) / (dark + 0.05) >= least, (text, ground)
 
 
 GIVE = """([bytes, event]) => {
@@ -289,9 +461,19 @@ def test_an_image_is_opened(url: str, visit: Visit, shots: Path) -> None:
         page.evaluate(GIVE, [list(make_file(digit)), event])
         expect(page.locator("#name")).to_have_text(digit)
     page.set_input_files("#file", {"name": "notes.png", "mimeType": "image/png", "buffer": b"not an image"})
-    expect(page.locator("#status")).to_have_text("notes.png is not an image that this browser can show.")
+    expect(page.locator("#say")).to_have_text("notes.png is not an image that this browser can show.")
     draw(page, DIGITS["1"])  # takes the place of the image
     assert page.inner_text("#name") == "1"
+
+
+def test_a_large_image_is_sent_smaller(url: str, visit: Visit) -> None:
+    page = visit(url)
+    with Image.open(io.BytesIO(make_file("2"))) as image:
+        large = save(image.resize((4000, 3000)))
+    page.set_input_files("#file", {"name": "two.png", "mimeType": "image/png", "buffer": large})
+    expect(page.locator("#name")).to_have_text("2")
+    size = "async () => { const {width, height} = await createImageBitmap(await toFile()); return [width, height]; }"
+    assert page.evaluate(size) == [1024, 768]
 
 
 @pytest.mark.parametrize("measured_on", ["test", "validation"])
@@ -314,20 +496,21 @@ def test_clothes_are_called_by_their_names(tmp_path: Path, launch: Launch, visit
 
 
 def test_the_key_is_asked_for(
-    tmp_path: Path, launch: Launch, monkeypatch: pytest.MonkeyPatch, browser: Browser, shots: Path
+    tmp_path: Path, launch: Launch, monkeypatch: pytest.MonkeyPatch, browser: Browser
 ) -> None:
     monkeypatch.setenv("DIGIT_API_KEY", KEY)
     _, url = launch("--port", 0, "--weights", keep_random(tmp_path / "w.pkl", LAYERS))
     page = browser.new_page()
+    given, asked = iter(["wrong", KEY]), []
+
+    def reply(dialog: Dialog) -> None:
+        asked.append(dialog.message)
+        dialog.accept(next(given))
+
+    page.on("dialog", reply)
     page.goto(url)
-    expect(page.locator("#why")).to_have_text("This server asks for a key.")
-    page.screenshot(path=shots / "key.png")
-    page.fill("#key", "wrong")
-    page.keyboard.press("Enter")
-    expect(page.locator("#why")).to_have_text("The server refused that key. Another?")
-    page.fill("#key", KEY)
-    page.keyboard.press("Enter")
     expect(page.locator("#bars li")).to_have_count(10)
+    assert asked == ["This server asks for a key.", "The server refused that key. Another?"]
     draw(page, DIGITS["7"])
     expect(page.locator("#name")).not_to_be_empty()
     page.close()
