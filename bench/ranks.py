@@ -1,26 +1,20 @@
-"""What training on many processes gives and costs, on one machine and over a network, and a model of it.
+"""What training on many processes gives and costs, and a model of it that is checked on a case it has not seen.
 
-`python -m bench.ranks`: the tables of the README. Linux alone; the network is two namespaces, which only root can make.
+`python -m bench.ranks` prints the tables of the README. Two ranks send over TCP to each other on this machine, in a
+network namespace of their own whose loopback tc slows down: Linux, root and iproute2.
 """
 
 import argparse
-import contextlib
-import fcntl
 import json
 import math
-import multiprocessing
 import os
-import re
-import select
 import shutil
 import statistics
-import struct
 import subprocess
 import sys
-import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -32,23 +26,20 @@ from bench.compare import ROOT, describe_machine, header, line
 from data.augment import Strengths, usual_strengths
 from data.batches import make_batches
 from data.load import load, scale_pixels
-from data.pickles import load_tree, save_tree
+from data.pickles import save_tree
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
-GIGABIT = 1e9 / 8  # bytes a second
-HOSTS = ("mlp-a", "mlp-b")  # network namespaces
-ENTER = """#!/bin/sh
-while [ "${1#-}" != "$1" ]; do shift; done  # flags of ssh
-host=$1
-shift
-exec ip netns exec "$host" sh -c "$*"
-"""
-TCP_ALONE = {"MPIR_CVAR_NOLOCAL": "1", "UCX_TLS": "tcp,self", "UCX_NET_DEVICES": "v0"}  # no shared memory between them
-WIDTHS, BATCHES, DELAYS = (1, 128, 512, 1024), (128, 1024), (0.0, 1.0, 10.0)  # units, samples, ms one way
-UNSEEN = (384, 512, 5.0)  # which the model is not fitted to
+SHAPED = """set -e
+ip link set lo mtu 9000 up
+tc qdisc add dev lo root tbf rate {}mbit burst 64kb latency 50ms
+exec "$@"
+"""  # both directions share the rate, in Mbit/s
+TCP_ALONE = {"MPIR_CVAR_NOLOCAL": "1", "MPIR_CVAR_CH4_NETMOD": "ofi", "FI_PROVIDER": "tcp"}  # no shared memory
+WIDTHS, BATCHES, RATES = (1, 128, 512, 1024), (128, 1024), (1000, 4000)  # units, samples, Mbit/s
+UNSEEN = (384, 512, 2000)  # which the model is not fitted to
 
 
 class Job(NamedTuple):
@@ -94,7 +85,6 @@ class Step(NamedTuple):
 
 def work(job: Job, comm: "MPI.Comm") -> Step:
     """Trains as one of the ranks, and times the last epoch."""
-    np.empty(30_000_000, np.uint8)  # as train.main does
     timed, (X, Y) = Timed(comm), load("mnist", "train")
     X, T = X[: job.batch * job.steps], nn.one_hot(Y[: job.batch * job.steps], job.layers[-1])
     local: nn.Gradients = lambda params, x, t: nn.loss_and_gradients(params, scale_pixels(x), t)
@@ -113,116 +103,38 @@ def work(job: Job, comm: "MPI.Comm") -> Step:
     return Step(seconds / job.steps, timed.seconds / job.steps)
 
 
-def launch(job: Job, ranks: int = 2, threads: int = 1, far: bool = False) -> Step:
-    """Trains with ranks on this machine, or one on each of HOSTS. RuntimeError where they fail."""
+def launch(job: Job, ranks: int = 2, threads: int = 1, rate: int = 0) -> Step:
+    """Trains with ranks on this machine, over a line of rate Mbit/s if given. RuntimeError where they fail."""
+    shaped = ["unshare", "--net", "sh", "-c", SHAPED.format(rate), "sh"] if rate else []
     worker = ["-m", "mpi4py", "-m", "bench.ranks", "--worker", json.dumps(job)]
-    start, variables = [str(MPIEXEC), "-n", str(ranks)], {"OPENBLAS_NUM_THREADS": str(threads)}
-    with tempfile.TemporaryDirectory() as folder:
-        if far:
-            enter = Path(folder) / "enter"
-            enter.write_text(ENTER)
-            enter.chmod(0o755)
-            start += f"-launcher ssh -launcher-exec {enter} -hosts {','.join(HOSTS)} -ppn 1 -iface v0".split()
-            start, variables = ["ip", "netns", "exec", HOSTS[0], *start], variables | TCP_ALONE
-        return Step(*json.loads(execute(start, worker, variables)))
-
-
-def execute(start: list[str], command: list[str], variables: Mapping[str, str]) -> str:
-    """What a Python command prints when start, of mpiexec, has started it. RuntimeError where it fails."""
-    whole, environment = [*start, sys.executable, *command], os.environ | variables
-    done = subprocess.run(whole, cwd=ROOT, capture_output=True, env=environment, text=True, timeout=600)
+    variables = {"OPENBLAS_NUM_THREADS": str(threads)} | (TCP_ALONE if rate else {})
+    command = [*shaped, str(MPIEXEC), *["-iface", "lo"] * bool(rate), "-n", str(ranks), sys.executable, *worker]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, env=os.environ | variables, text=True, timeout=600)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
-    return done.stdout
-
-
-def relay(ends: Sequence[int], delay: float) -> None:
-    """Carries Ethernet frames between two TAP devices, at a gigabit a second and delay seconds late, until killed."""
-    os.setpriority(os.PRIO_PROCESS, 0, -20)  # the ranks keep all cores busy
-    underway: dict[int, deque[tuple[float, bytes]]] = {end: deque() for end in ends}
-    free = dict.fromkeys(ends, 0.0)  # when the line has sent all it was given
-    while True:
-        due = min((frames[0][0] for frames in underway.values() if frames), default=math.inf)
-        wait = None if due == math.inf else max(0.0, due - time.monotonic())
-        for end in select.select(ends, [], [], wait)[0]:
-            frame = os.read(end, 65536)
-            free[end] = max(free[end], time.monotonic()) + len(frame) / GIGABIT
-            underway[end].append((free[end] + delay, frame))
-        for end, other in zip(ends, reversed(ends)):
-            while underway[end] and underway[end][0][0] <= time.monotonic():
-                os.write(other, underway[end].popleft()[1])
-
-
-def ip(*words: str) -> None:
-    """Runs a command of iproute2."""
-    subprocess.run(["ip", *words], check=True)
-
-
-def join_hosts(late: bool) -> list[int]:
-    """Gives each of HOSTS its end, v0, of a gigabit line: of a veth pair, or if late, of what relay is to carry.
-
-    Returns the ends that relay takes. Not every kernel has netem, which could delay a veth pair.
-    """
-    ends: list[int] = []
-    if not late:
-        ip("link", "add", "v0", "netns", HOSTS[0], "type", "veth", "peer", "name", "v0", "netns", HOSTS[1])
-    for number, host in enumerate(HOSTS, start=1):
-        if late:
-            ends.append(os.open("/dev/net/tun", os.O_RDWR))
-            fcntl.ioctl(ends[-1], 0x400454CA, struct.pack("16sH22x", host.encode(), 0x1002))  # TUNSETIFF, TAP
-            ip("link", "set", host, "netns", host, "name", "v0")
-        else:
-            limit = f"-n {host} qdisc add dev v0 root tbf rate 1gbit burst 32kb latency 50ms"
-            subprocess.run(["tc", *limit.split()], check=True)
-        ip("-n", host, "address", "add", f"10.9.0.{number}/24", "dev", "v0")
-        ip("-n", host, "link", "set", "v0", "mtu", "9000", "up")
-        ip("-n", host, "link", "set", "lo", "up")
-    return ends
-
-
-@contextlib.contextmanager
-def network(delay: float) -> Iterator[None]:
-    """HOSTS, joined by a gigabit a second, with a delay in ms one way."""
-    for host in HOSTS:
-        subprocess.run(["ip", "netns", "del", host], stderr=subprocess.DEVNULL)  # of a run that was killed
-        ip("netns", "add", host)
-    cable, ends = None, join_hosts(late=delay > 0)
-    try:
-        if ends:
-            cable = multiprocessing.get_context("fork").Process(target=relay, args=(ends, delay / 1000), daemon=True)
-            cable.start()
-        time.sleep(2)  # the kernel takes a second to see that a line is up
-        yield
-    finally:
-        if cable:
-            cable.kill()
-            cable.join()
-        for end in ends:
-            os.close(end)
-        for host in HOSTS:
-            ip("netns", "del", host)
+        raise RuntimeError(f"{' '.join(worker)}: {done.stderr}")
+    return Step(*json.loads(done.stdout))
 
 
 class Model(NamedTuple):
     """Seconds of a step with p ranks of which each takes rows of a batch, for parameters of that size:
 
     per_step + per_product * rows * size + per_number * size
-    + log2(p) * (latency + per_delay * delay) + 2 (p - 1) / p * 4 size / bandwidth.
+    + log2(p) * latency + 2 (p - 1) / p * 4 size * (per_byte + line / rate).
     """
 
     per_step: float
     per_product: float
     per_number: float
     latency: float
-    per_delay: float
-    bandwidth: float  # bytes a second
+    per_byte: float
+    line: float  # how often each byte crosses the line; rate in bytes a second
 
-    def predict(self, job: Job, ranks: int, delay: float) -> Step:
-        """What a step and its Allreduce take; delay in ms one way."""
+    def predict(self, job: Job, ranks: int, rate: float) -> Step:
+        """What a step and its Allreduce take; rate in Mbit/s."""
         rows = job.batch / ranks
         compute = self.per_step + self.per_product * rows * job.size + self.per_number * job.size
-        late = math.log2(ranks) * (self.latency + self.per_delay * delay / 1000)
-        allreduce = late + 2 * (ranks - 1) / ranks * 4 * job.size / self.bandwidth
+        moved = 2 * (ranks - 1) / ranks * 4 * job.size
+        allreduce = math.log2(ranks) * self.latency + moved * (self.per_byte + self.line * 8 / (1e6 * rate))
         return Step(compute + allreduce, allreduce)
 
 
@@ -232,40 +144,19 @@ def solve(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[flo
     return [float(c) for c in np.linalg.lstsq(scaled, np.ones(len(rows)), rcond=None)[0]]
 
 
-def fit(measured: Mapping[tuple[Job, float], Step]) -> Model:
-    """The model of steps of two ranks, measured with delays in ms."""
+def fit(measured: Mapping[tuple[Job, int], Step]) -> Model:
+    """The model of steps of two ranks, measured at rates in Mbit/s."""
     compute = [(1.0, job.batch / 2 * job.size, job.size) for job, _ in measured]
-    allreduce = [(1.0, delay / 1000, 4 * job.size) for job, delay in measured]
-    per_step, per_product, per_number = solve(compute, [step.seconds - step.allreduce for step in measured.values()])
-    latency, per_delay, per_byte = solve(allreduce, [step.allreduce for step in measured.values()])
-    return Model(per_step, per_product, per_number, latency, per_delay, 1 / per_byte)
-
-
-def compare_results() -> None:
-    """Prints what ranks learn beside one process: the same parameters, and as good a test accuracy."""
-    differences = "parameters after 468 steps in float64 differ by", "after one step in float32"
-    print(header("ranks", *differences, "`make train`: test accuracy", "seconds of training"))
-    with tempfile.TemporaryDirectory() as folder:
-        trained: dict[int, list[nn.Params]] = {}
-        for ranks in (1, 2, 3):
-            trained[ranks] = []
-            for job in (Job(128, 128, 468, 1, "float64", True), Job(128, 128, 1, 1, "float32", True)):
-                launch(job._replace(save=f"{folder}/job.pkl"), ranks)
-                trained[ranks].append(cast(nn.Params, load_tree(Path(folder) / "job.pkl")))
-            command = ["-m", "mpi4py", "train.py", "--weights", f"{folder}/weights.pkl"]
-            threads = {"OPENBLAS_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks))}
-            said = execute([str(MPIEXEC), "-n", str(ranks)], command, threads)
-            accuracy, seconds = re.findall(r"accuracy ([\d.]+%) .*, ([\d.]+) s", said)[0]
-            pairs = zip(trained[ranks], trained[1])
-            most = (max(np.abs(A - alone[k]).max() for k, A in params.items()) for params, alone in pairs)
-            print(line(str(ranks), *(f"{difference:.1g}" for difference in most), accuracy, seconds), flush=True)
+    allreduce = [(1.0, 4 * job.size, 4 * job.size * 8 / (1e6 * rate)) for job, rate in measured]
+    computed = solve(compute, [step.seconds - step.allreduce for step in measured.values()])
+    return Model(*computed, *solve(allreduce, [step.allreduce for step in measured.values()]))
 
 
 def compare_on_one_machine() -> None:
     """Prints one process of two threads beside two ranks of one thread."""
     times = "1 process, 2 threads: s an epoch", "2 ranks, 1 thread: s an epoch"
     print(header("width", "batch", *times, "ranks / process", "in Allreduce"))
-    for width in (128, 256, 512, 1024):
+    for width in (128, 512, 1024):
         for batch in BATCHES:
             job = Job(width, batch, max(10, 60_000 * 64 // (batch * width)))
             pairs = [(launch(job, 1, threads=2), launch(job, 2)) for _ in range(3)]
@@ -275,57 +166,45 @@ def compare_on_one_machine() -> None:
             print(line(str(width), str(batch), *epochs, f"{two / one:.2f}", f"{waiting:.0%}"), flush=True)
 
 
-def measure_network() -> dict[tuple[Job, float], Step]:
-    """Prints steps of two hosts, the median of three runs, and returns them by job and delay, the unseen case last."""
-    print(header("width", "batch", "delay, ms", "ms a step", "in Allreduce, ms"))
+def measure(cases: Sequence[tuple[int, int, int]]) -> dict[tuple[Job, int], Step]:
+    """Prints and returns the median of three runs of two ranks for each width, batch and rate."""
+    print(header("width", "batch", "Mbit/s", "ms a step", "in Allreduce, ms"))
     measured = {}
-    for delay in (*DELAYS, UNSEEN[2]):
-        cases = [UNSEEN[:2]] if delay == UNSEEN[2] else [(width, batch) for width in WIDTHS for batch in BATCHES]
-        with network(delay):
-            for width, batch in cases:
-                job = Job(width, batch, 20)
-                steps = sorted(launch(job, far=True) for _ in range(3))
-                step = measured[job, delay] = steps[1]
-                print(line(str(width), str(batch), f"{delay:g}", *(f"{1e3 * s:.3g}" for s in step)), flush=True)
+    for width, batch, rate in cases:
+        job = Job(width, batch, 20)
+        step = measured[job, rate] = sorted(launch(job, rate=rate) for _ in range(3))[1]
+        print(line(str(width), str(batch), str(rate), *(f"{1e3 * s:.3g}" for s in step)), flush=True)
     return measured
 
 
-def print_model(measured: Mapping[tuple[Job, float], Step]) -> None:
-    """Prints the model, its error on the unseen case, and what it predicts."""
-    *known, (unseen, delay) = measured
+def print_model(measured: Mapping[tuple[Job, int], Step]) -> None:
+    """Prints the model of all cases but the last, its error on that, and what it predicts for more ranks."""
+    *known, (unseen, rate) = measured
     model = fit({case: measured[case] for case in known})
     print(
         f"\na step takes {1e6 * model.per_step:.0f} us + {1e12 * model.per_product:.1f} ps a sample and parameter"
-        f" + {1e9 * model.per_number:.2f} ns a parameter, and with p ranks log2(p) ({1e6 * model.latency:.0f} us +"
-        f" {model.per_delay:.1f} delays) + 2 (p - 1) / p bytes / {model.bandwidth / 1e6:.0f} MB/s"
+        f" + {1e9 * model.per_number:.2f} ns a parameter, and with p ranks log2(p) {1e6 * model.latency:.0f} us"
+        f" + 2 (p - 1) / p bytes ({1e9 * model.per_byte:.2f} ns + {model.line:.2f} / rate)"
     )
-    misses = [model.predict(case[0], 2, case[1]).seconds / measured[case].seconds - 1 for case in known]
-    typical, worst = statistics.median(map(abs, misses)), max(map(abs, misses))
-    print(f"error on the {len(known)} cases it was fitted to: {typical:.0%} (median), {worst:.0%} (worst)")
-    step, guess = measured[unseen, delay].seconds, model.predict(unseen, 2, delay).seconds
+    misses = [abs(model.predict(job, 2, rate).seconds / measured[job, rate].seconds - 1) for job, rate in known]
+    print(f"error on the {len(known)} cases it was fitted to: {statistics.median(misses):.0%} (median)")
+    step, guess = measured[unseen, rate].seconds, model.predict(unseen, 2, rate).seconds
     print(
-        f"error on the unseen case, width {unseen.width}, batch {unseen.batch}, {delay:g} ms: {guess / step - 1:+.1%}"
-        f" ({1e3 * guess:.1f} ms predicted, {1e3 * step:.1f} ms measured)\n"
+        f"error on the unseen case, width {unseen.width}, batch {unseen.batch}, {rate} Mbit/s: {guess / step - 1:+.1%}"
+        f" ({1e3 * guess:.1f} ms predicted, {1e3 * step:.1f} ms measured)"
     )
-    print_efficiencies(model)
+    print("\nPredicted efficiency, the speed of p ranks over p times that of one:")
+    counts = [2**k for k in range(1, 8)]
+    print(header("width", "batch", "Mbit/s", *(f"{p} ranks" for p in counts)))
+    for width, batch, rate in ((512, 1024, 1000), (512, 16384, 1000), (512, 1024, 100_000), (512, 16384, 100_000)):
+        job = Job(width, batch, 1)
+        efficiencies = (model.predict(job, 1, rate).seconds / p / model.predict(job, p, rate).seconds for p in counts)
+        print(line(str(width), str(batch), str(rate), *(f"{e:.0%}" for e in efficiencies)))
 
 
-def print_efficiencies(model: Model) -> None:
-    """Prints what the model predicts, far from where it was fitted, for more ranks than two."""
-    print("Predicted efficiency, the speed of p ranks over p times that of one, without delay:\n")
-    counts = [2**k for k in range(1, 11)]
-    print(header("width", "batch", "Gbit/s", *(f"{p} ranks" for p in counts)))
-    for width, batch in ((512, 1024), (512, 16384), (2048, 1024), (2048, 16384)):
-        for speed in (1, 100):
-            faster, job = model._replace(bandwidth=speed * model.bandwidth), Job(width, batch, 1)
-            alone = faster.predict(job, 1, 0.0).seconds
-            efficiencies = (f"{alone / p / faster.predict(job, p, 0.0).seconds:.0%}" for p in counts)
-            print(line(str(width), str(batch), str(speed), *efficiencies))
-
-
-def can_make_network() -> bool:
-    """Whether this is Linux, the user is root, and ip and tc are there."""
-    return Path("/dev/net/tun").exists() and os.geteuid() == 0 and None not in map(shutil.which, ("ip", "tc"))
+def can_shape() -> bool:
+    """Whether this is Linux, the user is root, and ip, tc and unshare are there."""
+    return sys.platform == "linux" and os.geteuid() == 0 and None not in map(shutil.which, ("ip", "tc", "unshare"))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -339,14 +218,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if MPI.COMM_WORLD.rank == 0:
             print(json.dumps(step))
         return
-    if not can_make_network():
-        sys.exit("bench.ranks: the network between two hosts takes Linux, root, and the package iproute2")
+    if not can_shape():
+        sys.exit("bench.ranks: a slower line between ranks takes Linux, root, and the package iproute2")
     print(f"{describe_machine().partition(' Not installed')[0]}\n")
-    compare_results()
-    print()
     compare_on_one_machine()
-    print()
-    print_model(measure_network())
+    cases = [(width, batch, rate) for rate in RATES for width in WIDTHS for batch in BATCHES]
+    print_model(measure([*cases, UNSEEN]))
 
 
 if __name__ == "__main__":

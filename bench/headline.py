@@ -1,0 +1,199 @@
+"""What a user waits for: from the command to trained weights of an accuracy, with this project and with other tools.
+
+`python -m bench.headline` runs the scripts in bench/newcomers, each as a whole process, turn about, and prints medians.
+All train 784-128-64-10 with Adam, rate 0.001, batches of 128, on the first 50,000 training images, until at the end of
+an epoch the accuracy on the last 10,000 reaches the target. A turn has its own seed, which draws weights and order.
+The first turn is cold, where the system lets go of cached files: it is told apart. The others find all in the file cache.
+"""
+
+import argparse
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.compare import MEGABYTE, ROOT, THREADS, describe_machine, header, line, threads
+
+SCRIPTS, PLOT = ROOT / "bench" / "newcomers", ROOT / "bench" / "headline.png"
+
+
+class Tool(NamedTuple):
+    """A script in newcomers, what follows its arguments, the packages that one installs for it, where its data can be
+    augmented on a CPU."""
+
+    script: str
+    packages: tuple[str, ...]
+    more: tuple[str, ...] = ()
+    augments: bool = True
+
+
+class Run(NamedTuple):
+    """What a process took."""
+
+    seconds: float
+    cpu: float  # seconds of all its threads and children
+    peak: float  # MB, resident
+    epochs: float
+
+
+TOOLS = {
+    "numpy-mlp": Tool("numpy_mlp.py", ("numpy", "tqdm")),
+    "PyTorch": Tool("pytorch.py", ("torch", "numpy")),
+    "torch.compile": Tool("pytorch.py", ("torch", "numpy"), ("compile",)),
+    "JAX, step": Tool("jax_mlp.py", ("jax",)),
+    "JAX, scan": Tool("jax_mlp.py", ("jax",), ("scan",)),
+    "scikit-learn": Tool("scikit_learn.py", ("scikit-learn",)),
+    "Keras": Tool("keras_mlp.py", ("keras", "jax"), augments=False),
+}
+ROWS = {  # dataset, accuracy, whether images are augmented
+    "digits, 97.5 %": ("mnist", 0.975, "no"),
+    "digits augmented, 98.5 %": ("mnist", 0.985, "yes"),
+    "clothes, 88 %": ("fashion-mnist", 0.88, "no"),
+}
+
+
+def requirements(packages: Sequence[str]) -> set[str]:
+    """The packages and all that they require here, without extras. PackageNotFoundError where one is missing."""
+    from packaging.requirements import Requirement
+
+    found, left = set[str](), list(packages)
+    while left:
+        name = left.pop()
+        if name not in found:
+            found.add(name)
+            parsed = map(Requirement, metadata.requires(name) or [])
+            left += [each.name for each in parsed if each.marker is None or each.marker.evaluate({"extra": ""})]
+    return found
+
+
+def files(packages: Sequence[str]) -> Iterator[Path]:
+    """The files that an installation of the packages brings."""
+    for name in {metadata.distribution(name).metadata["Name"] for name in requirements(packages)}:
+        yield from (Path(str(file.locate())) for file in metadata.files(name) or [])
+
+
+def installed_size(packages: Sequence[str]) -> float:
+    """MB of files."""
+    return sum(path.stat().st_size for path in files(packages) if path.is_file()) / 1e6
+
+
+def code_lines(script: Path) -> int:
+    """Lines that are neither empty nor a comment nor a docstring of one line."""
+    lines = map(str.strip, script.read_text().splitlines())
+    return sum(bool(text) and not text.startswith(("#", '"""')) for text in lines)
+
+
+def forget(paths: Iterator[Path]) -> None:
+    """Has the system drop files from its cache; it keeps those that other processes have mapped."""
+    if hasattr(os, "posix_fadvise"):
+        for path in filter(Path.is_file, paths):
+            with open(path, "rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def run(tool: Tool, row: tuple[str, float, str], seed: int, cache: Path) -> Run:
+    """One process from exec to saved weights. CalledProcessError where it fails."""
+    dataset, target, augment = row
+    variables = dict.fromkeys(THREADS, threads()) | {"JAX_PLATFORMS": "cpu", "TORCHINDUCTOR_CACHE_DIR": str(cache)}
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "weights.keras"  # Keras wants to see its own suffix
+        flags = [dataset, str(target), augment, str(seed), str(weights), *tool.more]
+        command, started = [sys.executable, str(SCRIPTS / tool.script), *flags], time.perf_counter()
+        with open(Path(folder) / "said", "w+") as said:
+            environment = os.environ | variables | {"PYTHONPATH": str(ROOT)}
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said)
+            _, status, usage = os.wait4(process.pid, 0)
+            seconds, process.returncode = time.perf_counter() - started, os.waitstatus_to_exitcode(status)
+            said.seek(0)
+            if process.returncode:
+                raise subprocess.CalledProcessError(process.returncode, command)
+            epochs = int(said.read().splitlines()[-1].split()[0])
+    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / MEGABYTE, epochs)
+
+
+def measure(names: Sequence[str], row: tuple[str, float, str], turns: int) -> dict[str, list[Run]]:
+    """The runs of each tool, turn about, the cold one first."""
+    runs: dict[str, list[Run]] = {name: [] for name in names}
+    with tempfile.TemporaryDirectory() as cache:
+        for turn in range(1 + turns):
+            for name in names:
+                if turn == 0:
+                    forget(files(TOOLS[name].packages))
+                runs[name].append(run(TOOLS[name], row, turn, Path(cache)))
+                print(f"{name}, turn {turn}: {runs[name][-1].seconds:.1f} s", file=sys.stderr, flush=True)
+    return runs
+
+
+def median(runs: Sequence[Run]) -> Run:
+    """The median of each figure of the warm runs."""
+    return Run(*map(statistics.median, zip(*runs[1:])))
+
+
+def print_row(title: str, runs: Mapping[str, Sequence[Run]]) -> None:
+    """Prints a table, a line a tool, and how ours stands beside the fastest other."""
+    print(f"\n{title}:", header("tool", "s", "s, cold", "CPU s", "peak MB", "epochs", "× ours"))
+    own, others = median(runs["numpy-mlp"]).seconds, [median(r).seconds for n, r in runs.items() if n != "numpy-mlp"]
+    for name, each in runs.items():
+        took = median(each)
+        print(line(name, took.seconds, each[0].seconds, took.cpu, took.peak, f"{took.epochs:g}", took.seconds / own))
+    print(f"\nfastest other / ours: {min(others, default=math.nan) / own:.2f}", flush=True)
+
+
+def draw(measured: Mapping[str, Mapping[str, Sequence[Run]]]) -> None:
+    """Plots the warm medians, a panel a row, to PLOT."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(measured), figsize=(11, 3), squeeze=False, layout="constrained")
+    for axis, (title, runs) in zip(axes[0], measured.items()):
+        seconds = [median(each).seconds for each in runs.values()]
+        bars = axis.barh(list(runs), seconds, color=["C1" if name == "numpy-mlp" else "C0" for name in runs])
+        axis.bar_label(bars, [f"{s:.1f} s" for s in seconds], padding=3)
+        axis.invert_yaxis()
+        axis.set(title=title, xlabel="seconds, from the command to the weights", xscale="log")
+        axis.margins(x=0.3)
+    figure.savefig(PLOT, dpi=80)
+
+
+def available(names: Sequence[str]) -> list[str]:
+    """Those of the tools whose packages are installed; the others are named on stderr."""
+    found = []
+    for name in names:
+        try:
+            requirements(TOOLS[name].packages)
+            found.append(name)
+        except metadata.PackageNotFoundError as error:
+            print(f"left out: {name}, {error.name} is not installed", file=sys.stderr)
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--turns", type=int, default=5, help="that count, after the cold one")
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS))
+    parser.add_argument("--rows", nargs="+", default=[""], metavar="TEXT", help="only those that contain one of these")
+    options = parser.parse_args(arguments)
+    names = available(options.tools)
+    print(describe_machine(), header("tool", "lines of code", "MB installed"))
+    for name in names:
+        tool = TOOLS[name]
+        print(line(name, str(code_lines(SCRIPTS / tool.script)), f"{installed_size(tool.packages):.0f}"))
+    measured = {}
+    for title, row in ROWS.items():
+        if any(text in title for text in options.rows):
+            able = [name for name in names if TOOLS[name].augments or row[2] == "no"]
+            measured[title] = measure(able, row, options.turns)
+            print_row(title, measured[title])
+    draw(measured)
+    print(f"\nDrawn in {PLOT.relative_to(ROOT)}.")
+
+
+if __name__ == "__main__":
+    main()
