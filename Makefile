@@ -69,7 +69,10 @@ reproduce: .venv/bench  ## train the five published networks and print what they
 	@$(MAKE) --no-print-directory data DATASET=fashion-mnist
 	@.venv/bin/python -m bench.reproduce
 
-bench: .venv/frameworks data  ## time training side by side with PyTorch, JAX and scikit-learn
+bench: .venv/frameworks  ## time this project beside PyTorch, JAX, scikit-learn and Keras, from the command to weights and by epoch
+	@$(MAKE) --no-print-directory data DATASET=mnist
+	@$(MAKE) --no-print-directory data DATASET=fashion-mnist
+	@.venv/bin/python -m bench.headline $(ARGS)
 	@.venv/bin/python -m bench.compare
 
 mutants: .venv/test  ## mutation testing: whether the tests notice a change of nn.py or train.py

@@ -5,7 +5,7 @@ empty answer when it is ready to train, and then a line of JSON for each line th
 
 All start from the same weights, and take the samples in a new order each epoch: the same one, but for scikit-learn.
 Ours and JAX hold grey levels in uint8 and scale each batch; PyTorch and scikit-learn hold float32, scaled before the
-clock starts: each has what served it best. On the full batch the others, JAX too, hold float32 and reorder nothing.
+clock starts: each has what served it best.
 """
 
 import collections
@@ -13,7 +13,6 @@ import functools
 import itertools
 import json
 import math
-import resource
 import statistics
 import sys
 import time
@@ -33,7 +32,6 @@ from data.load import load, scale_pixels
 SEED = 0  # of the weights, the same in every framework, and of the order of the samples
 CHUNK = 10_000  # images scored at a time
 REPEATING = 0.2  # seconds for which a prediction is repeated, to answer with the median
-MEGABYTE = 2**20 if sys.platform == "darwin" else 2**10  # in the unit of ru_maxrss
 
 Images: TypeAlias = NDArray[np.uint8]  # (N, 784), 0..255
 Labels: TypeAlias = NDArray[np.int64]  # (N,)
@@ -173,8 +171,7 @@ def pytorch(work: Work, X: Images, Y: Labels) -> Trainer:
 
     def epoch() -> None:
         for rows in torch.from_numpy(next(order)).split(work.batch):
-            everything = len(rows) == work.samples
-            step(*(data if everything else data.index_select(0, rows) for data in (images, targets)))
+            step(images.index_select(0, rows), targets.index_select(0, rows))
 
     return Trainer(epoch, torch.from_numpy, torch.inference_mode()(lambda A: forward(A).argmax(1)))
 
@@ -216,8 +213,7 @@ def jax_functions(work: Work) -> tuple[Any, Any, Any]:
     from jax import numpy as jnp
 
     def step(state: Any, data: Any, rows: Any) -> Any:
-        A, T = data if work.batch == work.samples else (data[0][rows].astype(jnp.float32) / 255, data[1][rows])
-        return jax_update(work, state, A, T)
+        return jax_update(work, state, data[0][rows].astype(jnp.float32) / 255, data[1][rows])
 
     def scan(state: Any, data: Any, order: Any) -> Any:
         return jax.lax.scan(lambda state, rows: (step(state, data, rows), None), state, order)[0]
@@ -234,7 +230,7 @@ def jax_trainer(work: Work, X: Images, Y: Labels, scanned: bool) -> Trainer:
     params, m, v = (jax.tree.map(jnp.asarray, initial_params(work)) for _ in range(3))
     moments = (*jax.tree.map(jnp.zeros_like, (m, v)), jnp.float32(0)) if work.optimizer == "adam" else ()
     state, shuffled = (params, *moments), orders(len(X))
-    data = jnp.asarray(scale_pixels(X) if work.batch == len(X) else X), jnp.asarray(nn.one_hot(Y, work.layers[-1]))
+    data = jnp.asarray(X), jnp.asarray(nn.one_hot(Y, work.layers[-1]))
     step, scan, predict = jax_functions(work)
 
     def epoch() -> None:
@@ -255,7 +251,7 @@ def scikit_learn(work: Work, X: Images, Y: Labels) -> Trainer:
     images, start, names = scale_pixels(X), initial_params(work), {"relu": "relu", "sigmoid": "logistic"}
     same = {"activation": names[work.activation], "solver": work.optimizer, "learning_rate_init": work.rate}
     plain = {"batch_size": work.batch, "alpha": 0, "momentum": 0, "nesterovs_momentum": False}
-    model = MLPClassifier(work.layers[1:-1], **same, **plain, shuffle=work.batch < len(X))
+    model = MLPClassifier(work.layers[1:-1], **same, **plain)
     model.partial_fit(images[: work.batch], Y[: work.batch], classes=range(work.layers[-1]))  # makes its arrays
     for l, arrays in enumerate(zip(model.coefs_, model.intercepts_), start=1):
         for array, name in zip(arrays, "Wb"):
@@ -296,30 +292,29 @@ def time_prediction(trainer: Trainer, X: Images) -> float:
     return statistics.median(times)
 
 
-def answer(request: str, trainer: Trainer, X: Images, Y: Labels, folder: Path) -> dict[str, float]:
-    """The answer to "train E", "predict N" or "score": times in seconds, the peak memory in MB, accuracies in [0, 1].
+def answer(request: str, trainer: Trainer, folder: Path) -> dict[str, float]:
+    """The answer to "train E", "predict N" or "score": times in seconds, accuracy on the test images in [0, 1].
 
     Of "train" the mean time of E more epochs, of "predict" that of the first N test images.
     """
     verb, *number = request.split()
     if verb == "score":
-        return {"train": get_accuracy(trainer, X, Y), "test": get_accuracy(trainer, *load(str(folder), "test"))}
+        return {"test": get_accuracy(trainer, *load(str(folder), "test"))}
     if verb == "predict":
         seconds = time_prediction(trainer, load(str(folder), "test")[0][: int(number[0])])
     else:
         seconds = time_call(lambda: [trainer.epoch() for _ in range(int(number[0]))]) / int(number[0])
-    return {"seconds": seconds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MEGABYTE}
+    return {"seconds": seconds}
 
 
 def main(arguments: Sequence[str]) -> None:
     """Makes the trainer, and answers until there is nothing more to read."""
     name, work, folder = arguments[0], Work(*json.loads(arguments[1])), Path(arguments[2])
     X, Y = load(str(folder), "train")
-    data = X[: work.samples], Y[: work.samples]
-    trainer = FRAMEWORKS[name][1](work, *data)
+    trainer = FRAMEWORKS[name][1](work, X[: work.samples], Y[: work.samples])
     print(json.dumps({}), flush=True)
     for request in sys.stdin:
-        print(json.dumps(answer(request, trainer, *data, folder)), flush=True)
+        print(json.dumps(answer(request, trainer, folder)), flush=True)
 
 
 if __name__ == "__main__":

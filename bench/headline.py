@@ -3,7 +3,7 @@
 `python -m bench.headline` runs the scripts in bench/newcomers, each as a whole process, turn about, and prints medians.
 All train 784-128-64-10 with Adam, rate 0.001, batches of 128, on the first 50,000 training images, until at the end of
 an epoch the accuracy on the last 10,000 reaches the target. A turn has its own seed, which draws weights and order.
-The first turn is cold, where the system lets go of cached files: it is told apart. The others find all in the file cache.
+The first turn is cold, where the system lets go of cached files, and told apart; the others find all in the cache.
 """
 
 import argparse
@@ -39,7 +39,7 @@ class Run(NamedTuple):
 
     seconds: float
     cpu: float  # seconds of all its threads and children
-    peak: float  # MB, resident
+    peak: float  # MB, resident; no less than this process holds, as it is forked from it
     epochs: float
 
 

@@ -1,33 +1,102 @@
-"""How the cost of training scales with width, depth and batch: this project and the matmul lower bound.
+"""How time and memory grow with width, depth, batch and samples, and a dataset that does not fit in memory.
 
-`python -m bench.scaling` prints a table and makes a plot. Both take turns in this process, with plain gradient descent.
-Costly points make do with the first of MNIST's samples, as many as the table says; all times are scaled to 60,000.
+`python -m bench.scaling` prints a table and makes a plot; `--large` trains on an IDX file of 10 GB, sparse, instead,
+with 500 MB to allocate. Each point is a process of its own, which maps an IDX file of as many samples as it takes,
+MNIST's again and again, and trains on it with plain gradient descent; then come the matrix products alone.
+Memory is what was allocated: pages of the mapped file are the system's cache, which it takes back when it likes.
 """
 
+import argparse
+import itertools
+import json
+import re
+import resource
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+import struct
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, cast
 
+import numpy as np
+
+import nn
 from bench.compare import ROOT, describe_machine, header, line
-from bench.frameworks import Images, Labels, Work, flops, lower_bound, ours, time_call
-from data.load import load
+from bench.frameworks import Images, Work, flops, initial_params, lower_bound, time_call
+from data.augment import Strengths
+from data.batches import make_batches
+from data.datasets import PIXELS
+from data.load import load, scale_pixels
 
-WIDTHS = 64, 128, 256, 512, 1024, 2048, 4096  # units of each of two hidden layers, at batch 128
-DEPTHS = 1, 2, 3, 4, 5, 6, 7, 8  # hidden layers of 256 units, at batch 128
+WIDTHS = 64, 128, 256, 512, 1024, 2048  # units of each of two hidden layers, at batch 128
+DEPTHS = 1, 2, 4, 8  # hidden layers of 256 units, at batch 128
 BATCHES = 1, 4, 16, 64, 256, 1024, 4096  # samples a step, at 784-128-64-10
-WHOLE = 60_000  # samples that the times are scaled to
-TURNS = 5  # epochs of each that count, after one that warms up; the median is told
+SAMPLES = 10_000, 30_000, 100_000, 300_000, 1_000_000  # at 784-128-64-10, batch 128
+WHOLE = 60_000  # samples whose time is told
+TURNS = 3  # epochs that count, after one that warms up; the median is told
 EPOCH, SPEED, STEP = 1.0, 1e11, 1e-4  # seconds for an epoch, at a guess of operations a second and seconds a step
+LARGE, STEPS, LIMIT = 12_800_000, 300, 500_000_000  # samples, 10 GB; steps on them; bytes that may be allocated
 PLOT = ROOT / "bench" / "scaling.png"
 
 
-class Point(NamedTuple):
-    """Where the cost is measured, and the seconds of an epoch of WHOLE samples there."""
+class Cost(NamedTuple):
+    """What an epoch of the point takes."""
 
-    size: int  # the width, depth or batch
-    work: Work
-    ours: float = 0.0
-    bound: float = 0.0
+    seconds: float
+    bound: float  # seconds of the matrix products alone
+    memory: float  # MB allocated
+
+
+def write_idx(path: Path, X: Images, samples: int) -> None:
+    """An IDX file of so many images, those of X (N, 784) again and again; of no X, a sparse file of background."""
+    with open(path, "wb") as file:
+        file.write(struct.pack(">4I", 2051, samples, 28, 28))
+        for i in range(0, samples if len(X) else 0, len(X) or 1):
+            file.write(X[: samples - i].tobytes())
+        file.truncate(16 + samples * PIXELS)
+
+
+def map_idx(path: Path) -> Images:
+    """The images (N, 784) of an IDX file, read from the disk as they are used."""
+    return np.memmap(path, np.uint8, "r", offset=16).reshape(-1, PIXELS)
+
+
+def allocated() -> float:
+    """MB that this process has allocated and touched; Linux."""
+    found = re.findall(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[0]) / 1024
+
+
+def train_epoch(work: Work, X: Images, Y: nn.Labels, state: nn.State, epoch: int) -> Iterator[nn.State]:
+    """The states of an epoch; targets are made of a batch's labels, so that the order alone grows with the samples."""
+    rng, K = np.random.default_rng([0, epoch]), work.layers[-1]
+    batches = make_batches(X, cast(nn.Array, Y), work.batch, rng, Strengths())
+    targeted = ((x, nn.one_hot(cast(nn.Labels, y), K)) for x, y in batches)
+    return nn.gradient_descent(state, targeted, nn.OPTIMIZERS["sgd"], lambda step: work.rate, gradients)
+
+
+def gradients(params: nn.Params, x: nn.Samples, t: nn.Array) -> tuple[float, nn.Params]:
+    """Of images x (N, 784), 0..255."""
+    return nn.loss_and_gradients(params, scale_pixels(x), t)
+
+
+def measure(work: Work, path: Path, Y: nn.Labels) -> Cost:
+    """The cost of the epochs of a point, in this process."""
+    X, state = map_idx(path), nn.init_state(initial_params(work), nn.OPTIMIZERS["sgd"])
+    Y, memory, epochs = np.resize(Y.astype(np.uint8), len(X)), 0.0, itertools.count(1)
+
+    def epoch() -> None:
+        nonlocal state, memory
+        states = train_epoch(work, X, Y, state, next(epochs))
+        (state,) = deque(states, maxlen=1)
+        memory = max(memory, allocated())
+
+    seconds = [time_call(epoch) for _ in range(1 + TURNS)][1:]
+    bound = lower_bound(work, X, Y.astype(np.int64))
+    return Cost(statistics.median(seconds), statistics.median(time_call(bound.epoch) for _ in seconds), memory)
 
 
 def affordable(layers: Sequence[int], batch: int) -> int:
@@ -36,65 +105,95 @@ def affordable(layers: Sequence[int], batch: int) -> int:
     return max(4, samples // batch) * batch
 
 
-def point(size: int, layers: Sequence[int], batch: int) -> Point:
-    """A point that is yet to be measured."""
-    return Point(size, Work(layers, "sgd", batch, 0.01, affordable(layers, batch)))
-
-
-def panels() -> dict[str, list[Point]]:
-    """The points of the table and of each panel of the plot."""
-    return {
-        "width": [point(n, (784, n, n, 10), 128) for n in WIDTHS],
-        "depth": [point(n, (784, *[256] * n, 10), 128) for n in DEPTHS],
-        "batch": [point(n, (784, 128, 64, 10), n) for n in BATCHES],
+def panels() -> dict[str, dict[int, Work]]:
+    """The points of each panel of the plot, by width, depth, batch or samples."""
+    small = (784, 128, 64, 10)
+    networks: dict[str, dict[int, tuple[tuple[int, ...], int]]] = {
+        "width": {n: ((784, n, n, 10), 128) for n in WIDTHS},
+        "depth": {n: ((784, *[256] * n, 10), 128) for n in DEPTHS},
+        "batch": {n: (small, n) for n in BATCHES},
     }
+    measured = {
+        panel: {n: Work(layers, "sgd", batch, 0.01, affordable(layers, batch)) for n, (layers, batch) in row.items()}
+        for panel, row in networks.items()
+    }
+    return measured | {"samples": {n: Work(small, "sgd", 128, 0.01, n) for n in SAMPLES}}
 
 
-def measure(point: Point, X: Images, Y: Labels) -> Point:
-    """The point with its times."""
-    N = point.work.samples
-    trainers = [make(point.work, X[:N], Y[:N]) for make in (ours, lower_bound)]
-    turns = [[time_call(trainer.epoch) for trainer in trainers] for _ in range(1 + TURNS)][1:]
-    return point._replace(**{k: statistics.median(t) * WHOLE / N for k, t in zip(("ours", "bound"), zip(*turns))})
+def run_point(work: Work, X: Images) -> Cost:
+    """The cost of a point, measured in a process of its own on the first images of X, or on them again and again."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_idx(path := Path(folder) / "train-images-idx3-ubyte", X, work.samples)
+        command = [sys.executable, "-m", "bench.scaling", "--point", json.dumps(work), "--images", str(path)]
+        said = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return Cost(*json.loads(said))
 
 
-def point_line(panel: str, point: Point) -> str:
-    """A line of the table."""
-    speed = flops(point.work.layers) * WHOLE / point.bound / 1e9
-    ratio = point.ours / point.bound
-    return line(f"{panel} {point.size}", str(point.work.samples), point.ours, point.bound, ratio, speed)
-
-
-def draw(measured: Mapping[str, Sequence[Point]]) -> None:
-    """Plots the times, and below them their ratio, to PLOT."""
+def draw(measured: Mapping[str, Mapping[int, Cost]]) -> None:
+    """Plots the times, and below them the memory, to PLOT."""
     from matplotlib import pyplot
 
-    columns = len(measured)
-    figure, axes = pyplot.subplots(2, columns, figsize=(11, 5.5), sharex="col", sharey="row", layout="constrained")
-    for (times, ratios), (panel, row) in zip(axes.T, measured.items()):
-        sizes = [point.size for point in row]
-        times.loglog(sizes, [point.ours for point in row], "o-", label="ours")
-        times.loglog(sizes, [point.bound for point in row], "s--", label="matmul lower bound")
-        ratios.semilogx(sizes, [point.ours / point.bound for point in row], "o-", color="black")
-        ratios.set_xticks(sizes, map(str, sizes))
-        ratios.minorticks_off()
-        ratios.set_xlabel(panel)
-    axes[0, 0].set_ylabel(f"seconds for {WHOLE:,} samples")
-    axes[1, 0].set(ylabel="ours / lower bound", ylim=(0, None))
+    figure, axes = pyplot.subplots(2, len(measured), figsize=(11, 5.5), sharex="col", layout="constrained")
+    for (times, memory), (panel, row) in zip(axes.T, measured.items()):
+        times.loglog(row, [cost.seconds for cost in row.values()], "o-", label="ours")
+        times.loglog(row, [cost.bound for cost in row.values()], "s--", label="matmul lower bound")
+        memory.semilogx(row, [cost.memory for cost in row.values()], "o-", color="black")
+        memory.set(xlabel=panel, ylim=(0, None))
+    axes[0, 0].set_ylabel(f"seconds for {WHOLE:,} samples; right: an epoch")
+    axes[1, 0].set_ylabel("MB allocated")
     axes[0, 0].legend()
     figure.savefig(PLOT, dpi=80)
 
 
-def main() -> None:
+def train_under_limit(path: Path, limit: int = LIMIT, steps: int = STEPS) -> float:
+    """The seconds of steps on a mapped file, in this process, which from now on may allocate limit bytes."""
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    X, work = map_idx(path), Work((784, 128, 64, 10), "sgd", 128, 0.01)
+    state, Y = nn.init_state(initial_params(work), nn.OPTIMIZERS["sgd"]), np.zeros(len(X), np.uint8)
+    return time_call(lambda: deque(itertools.islice(train_epoch(work, X, Y, state, 1), steps), maxlen=0))
+
+
+def train_on_large() -> None:
+    """Prints what training on the large file takes, and that under the same limit it cannot be read as a whole."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_idx(path := Path(folder) / "images", np.empty((0, PIXELS), np.uint8), LARGE)
+        seconds = train_under_limit(path)
+        size = f"{path.stat().st_size / 1e9:.1f} GB of images under a limit of {LIMIT / 1e6:.0f} MB"
+        print(f"{size}: {STEPS} steps of 128 in {seconds:.1f} s")
+        try:
+            np.fromfile(path, np.uint8)
+        except MemoryError as error:
+            print(f"the same file read as a whole: {error}")
+
+
+def print_costs() -> None:
     """Prints the table as it comes, and plots it."""
-    (X, Y), measured = load("mnist", "train"), panels()
-    print(describe_machine(), header("", "samples", "ours, s", "bound, s", "ours / bound", "bound, GFLOP/s"), sep="\n")
-    for panel, row in measured.items():
-        for i, unmeasured in enumerate(row):
-            row[i] = measure(unmeasured, X, Y)
-            print(point_line(panel, row[i]), flush=True)
+    (X, _), measured = load("mnist", "train"), dict[str, dict[int, Cost]]()
+    print(describe_machine(), header("", "samples", "ours, s", "bound, s", "ours / bound", "MB allocated"), sep="\n")
+    for panel, row in panels().items():
+        for n, work in row.items():
+            cost = run_point(work, X)
+            whole = 1 if panel == "samples" else WHOLE / work.samples
+            cost = measured.setdefault(panel, {})[n] = Cost(cost.seconds * whole, cost.bound * whole, cost.memory)
+            ratio = cost.seconds / cost.bound
+            print(line(f"{panel} {n}", str(work.samples), cost.seconds, cost.bound, ratio, cost.memory), flush=True)
     draw(measured)
     print(f"\nDrawn in {PLOT.relative_to(ROOT)}.")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--large", action="store_true", help="train on a file of 10 GB instead")
+    parser.add_argument("--point", type=json.loads, help=argparse.SUPPRESS)
+    parser.add_argument("--images", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.large:
+        train_on_large()
+    elif options.point:
+        print(json.dumps(measure(Work(*options.point), options.images, load("mnist", "train")[1])))
+    else:
+        print_costs()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ def read(name: str, header: int) -> torch.Tensor:
 
 def augmented(x: torch.Tensor) -> torch.Tensor:
     """Each image rotated by up to 10 degrees, scaled by up to a tenth, and shifted by up to a pixel."""
-    turn, size, right, down = (2 * torch.rand(4, len(x)) - 1) * torch.tensor([math.radians(10), 0.1, 1 / 14, 1 / 14])[:, None]
+    turn, size, right, down = (2 * torch.rand(4, len(x)) - 1) * torch.tensor([math.radians(10), 0.1, 1 / 14, 1 / 14])[
+        :, None
+    ]
     cos, sin = (1 + size) * torch.cos(turn), (1 + size) * torch.sin(turn)
     theta = torch.stack([cos, -sin, right, sin, cos, down], 1).view(-1, 2, 3)
     images = x.view(-1, 1, 28, 28)

@@ -25,7 +25,9 @@ dataset, target, augment, seed, weights = sys.argv[1:]
 rng = np.random.default_rng(int(seed))
 X, Y = read("images-idx3", 16).reshape(-1, 784).astype(np.float32) / 255, read("labels-idx1", 8)
 X, Y, X_val, Y_val = X[:50_000], Y[:50_000], X[50_000:], Y[50_000:]
-model = MLPClassifier((128, 64), solver="adam", learning_rate_init=0.001, batch_size=128, alpha=0, random_state=int(seed))
+model = MLPClassifier(
+    (128, 64), solver="adam", learning_rate_init=0.001, batch_size=128, alpha=0, random_state=int(seed)
+)
 accuracy, epoch = 0.0, 0
 while accuracy < float(target):
     images = np.stack([augmented(image) for image in X]) if augment == "yes" else X
