@@ -1,8 +1,9 @@
 # Every target makes the environment it needs, from pyproject.toml, and again only when that file changed.
 .DEFAULT_GOAL := help
-.PHONY: help train evaluate data test predict demo plots notebook bench reproduce record mutants faults clean
+.PHONY: help train evaluate data test predict demo plots notebook bench reproduce record mutants faults versions clean
 
 PYTHON ?= python3
+PYTHONS ?= $(wildcard $(addsuffix /python3.1[1-9],$(subst :, ,$(PATH))))
 DATASET ?= mnist
 # in the shell's quotes
 dataset = '$(subst ','\'',$(DATASET))'
@@ -10,7 +11,7 @@ dataset = '$(subst ','\'',$(DATASET))'
 export OPENBLAS_NUM_THREADS ?= $(or $(OMP_NUM_THREADS),1)
 
 given = $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
-unknown = $(filter-out PYTHON DATASET ARGS FROM IMAGE RANKS ROOM OPENBLAS_NUM_THREADS OMP_NUM_THREADS,$(given))
+unknown = $(filter-out PYTHON PYTHONS DATASET ARGS FROM IMAGE RANKS ROOM OPENBLAS_NUM_THREADS OMP_NUM_THREADS,$(given))
 ifneq ($(strip $(unknown)),)
 $(error $(firstword $(unknown)) is no variable of this Makefile; a flag of train.py goes into ARGS="--epochs 20")
 endif
@@ -87,6 +88,14 @@ test: .venv/test $(if $(ROOM),.venv/$(ROOM))  ## lint, check types and test the 
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 	.venv/bin/pytest $(ROOM)
+
+versions: .venv/versions data  ## test all rooms with the oldest and the newest packages, on each Python found
+	@set -e; for python in $(PYTHONS); do for resolution in lowest-direct highest; do echo "$$python, $$resolution"; \
+		.venv/bin/uv venv --quiet --clear --python $$python .venv/versions.d; \
+		.venv/bin/uv pip install --quiet --python .venv/versions.d --resolution $$resolution --group test --group demo --group bench; \
+		.venv/versions.d/bin/mypy; \
+		.venv/versions.d/bin/pytest . ; \
+	done; done
 
 clean:  ## remove the environment and caches; images and weights stay
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

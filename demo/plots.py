@@ -36,7 +36,8 @@ matplotlib.rc("image", interpolation="nearest")
 matplotlib.rc("legend", frameon=False)
 matplotlib.rc("lines", markersize=3.5)
 matplotlib.rc("savefig", dpi=120)
-matplotlib.rc(("text", "xtick", "ytick"), color=INK)
+for group in "text", "xtick", "ytick":
+    matplotlib.rc(group, color=INK)
 
 
 def draw_curves(losses: Mapping[str, Mapping[int, float]], accuracies: Mapping[str, Mapping[int, float]]) -> Figure:
