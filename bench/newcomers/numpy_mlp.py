@@ -29,5 +29,6 @@ while accuracy < float(target):
     predictions = [nn.make_predictions(state["params"], x) for x in scale_parts(X_val)]
     accuracy, epoch = nn.get_accuracy(np.concatenate(predictions), Y_val), epoch + 1
     print(epoch, accuracy, flush=True)
-about = {"layers": layers, "activation": "relu", "loss": "cross_entropy", "dataset": dataset, "classes": list(classes)}
-save_weights(Path(weights), {"params": state["params"], "accuracy": accuracy, "measured_on": measured_on, **about})
+trained = {"params": state["params"], "layers": layers, "activation": "relu", "loss": "cross_entropy"}
+measured = {"accuracy": accuracy, "measured_on": measured_on, "dataset": dataset, "classes": list(classes)}
+save_weights(Path(weights), trained | measured)
