@@ -321,9 +321,9 @@ def test_a_run_at_a_constant_rate_can_be_made_longer_and_its_seconds_are_carried
     save_tree(CHECKPOINT, load_tree(CHECKPOINT) | {"seconds": 6000.0})
     status, out, err = command(*constant, "8", "--resume")
     assert (status, out.count("epoch"), err) == (0, 2, "") and out.startswith("epoch   7/8  loss ")
-    assert re.findall(r"60\d\d\.. s.*", out) == ["6000.0 s    857 s left", "6000.0 s      0 s left", "6000.0 s"]
+    assert re.findall(r"(60\d\d)\.\d s", out) == 3 * ["6000"] and "857 s left" in out and "  0 s left" in out
     assert WEIGHTS.read_bytes() == Path("eight.pkl").read_bytes()
-    assert command(*constant, "8", "--resume")[1].endswith(", 6000.0 s\n"), "nothing is left to do"
+    assert command(*constant, "8", "--resume")[1].split(", ")[-1].startswith("6000."), "nothing is left to do"
     failed(command, f"{CHECKPOINT} has 8 epochs behind it, more than --epochs 7", *constant, "7", "--resume")
 
 

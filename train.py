@@ -142,7 +142,8 @@ def train_epoch(config: Config, data: Dataset, state: nn.State, epoch: int, comm
     """The state after epoch, counted from 1; its loss is the mean over the steps. ArithmeticError where not finite."""
     (X, Y), (rank, ranks), losses = data, (comm.rank, comm.size) if comm else (0, 1), list[float]()
     T, rng = nn.one_hot(Y, config.layers[-1], config.label_smoothing), np.random.default_rng([config.seed, epoch])
-    batches = make_batches(X, T, config.batch_size or len(X), rng, Strengths(**config.augment), rank, ranks)
+    strengths = Strengths(**config.augment).at((epoch - 1) / config.epochs)
+    batches = make_batches(X, T, config.batch_size or len(X), rng, strengths, rank, ranks)
     steps, optimizer = math.ceil(len(X) / (config.batch_size or len(X))), nn.OPTIMIZERS[config.optimizer]
     rate = lambda step: config.learning_rate * SCHEDULES[config.schedule]((step - 1) / (steps * config.epochs))
     bar = tqdm(batches, total=steps, unit="step", delay=1, leave=False, disable=rank > 0 or None)
@@ -165,14 +166,13 @@ def train(config: Config, comm: "MPI.Comm | None") -> int:
     """Trains and keeps the weights, with a checkpoint an epoch; rank 0 alone reads, writes and prints. Exit status."""
     rank = comm.rank if comm else 0
     sent = (*start(config), config) if rank == 0 else None
-    (data, (X, Y), which, _), begun, config = comm.bcast(sent) if comm else cast(tuple[Sets, Checkpoint, Config], sent)
-    state, seconds, started = cast(nn.State, begun["state"]), begun["seconds"], time.perf_counter()
-    for epoch in range(begun["epoch"] + 1, config.epochs + 1):
+    (data, (X, Y), which, _), run, config = comm.bcast(sent) if comm else cast(tuple[Sets, Checkpoint, Config], sent)
+    state, seconds, started = cast(nn.State, run["state"]), run["seconds"], time.perf_counter()
+    for epoch in range(run["epoch"] + 1, config.epochs + 1):
         state = train_epoch(config, data, state, epoch, comm)
         if rank == 0:
-            seconds = begun["seconds"] + time.perf_counter() - started
-            done = Checkpoint(state=state, epoch=epoch, seconds=seconds, config=begun["config"])
-            save_checkpoint(checkpoint_path(config.weights), done)
+            seconds = run["seconds"] + time.perf_counter() - started
+            save_checkpoint(checkpoint_path(config.weights), run | {"state": state, "epoch": epoch, "seconds": seconds})
             accuracy = nn.get_accuracy(predict(state["params"], config.activation, X), Y)
             shown = f"  validation {accuracy:.2%}" if which == "validation" else ""
             line = f"epoch {epoch:3}/{config.epochs}  loss {state['loss']:.4f}{shown}  {seconds:6.1f} s"
@@ -181,7 +181,7 @@ def train(config: Config, comm: "MPI.Comm | None") -> int:
         return 0
     accuracy = nn.get_accuracy(predict(state["params"], config.activation, X), Y)
     trained = {"params": state["params"], "accuracy": accuracy, "measured_on": which}
-    save_weights(config.weights, {**begun["config"], **trained})
+    save_weights(config.weights, {**run["config"], **trained})
     return report(which, accuracy, len(Y), seconds, config.min_accuracy)
 
 

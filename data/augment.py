@@ -30,6 +30,13 @@ class Strengths(NamedTuple):
     elastic: float = 0.0  # pixels along each axis, root mean square
     smoothness: float = 5.0  # of the elastic displacement: standard deviation of a bump in pixels, 4 or more
     flip: float = 0.0  # the share of images that are mirrored, left to right
+    fade: float = 0.0  # the last share of training, in which all but smoothness and flip fall linearly to 0
+
+    def at(self, progress: float) -> "Strengths":
+        """The strengths when so much of training, from 0 to 1, is done."""
+        factor = min(1.0, (1 - progress) / self.fade) if self.fade else 1.0
+        fading = {name: factor * getattr(self, name) for name in ("rotation", "scale", "shear", "shift", "elastic")}
+        return self._replace(**fading, fade=0.0)
 
 
 def usual_strengths(dataset: str) -> Strengths:
@@ -45,8 +52,8 @@ def parse_strengths(text: str) -> dict[str, float]:
     if not values.keys() <= set(Strengths._fields) or not all(0 <= value <= 1000 for value in values.values()):
         known = ", ".join(Strengths._fields)
         raise ArgumentTypeError(f"must give numbers in 0..1000 to some of {known}, got {text!r}")
-    if values.get("smoothness", 4.0) < 4:
-        raise ArgumentTypeError(f"smoothness must be 4 or more, got {text!r}")
+    if values.get("smoothness", 4.0) < 4 or values.get("fade", 0.0) > 1:
+        raise ArgumentTypeError(f"smoothness must be 4 or more and fade at most 1, got {text!r}")
     return values
 
 

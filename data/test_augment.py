@@ -209,3 +209,11 @@ def test_what_does_not_fit_is_refused(images: tuple[int, ...], noise: tuple[int,
     with pytest.raises(ValueError) as raised:
         augment(np.zeros(images, np.uint8), np.zeros(noise, np.float32), ALL)
     assert str(raised.value) == f"images {images} and noise {noise} must be (N, 784) and (N, {NOISE})"
+
+
+def test_strengths_fade_over_the_last_share_of_training() -> None:
+    strengths = ALL._replace(fade=0.4)
+    assert strengths.at(0) == strengths.at(0.6) == ALL.at(0.9) == ALL
+    halfway, end = strengths.at(0.8), strengths.at(1)
+    assert halfway == pytest.approx(ALL._replace(**{name: getattr(ALL, name) / 2 for name in ALL._fields[:5]}))
+    assert end == Strengths(smoothness=ALL.smoothness, flip=ALL.flip)
