@@ -3,7 +3,7 @@
 .PHONY: help train evaluate data test predict demo plots notebook bench reproduce record mutants faults versions clean
 
 PYTHON ?= python3
-PYTHONS ?= $(wildcard $(addsuffix /python3.1[1-9],$(subst :, ,$(PATH))))
+PYTHONS = $(foreach minor,11 12 13 14 15,$(shell command -v python3.$(minor)))
 DATASET ?= mnist
 # in the shell's quotes
 dataset = '$(subst ','\'',$(DATASET))'
@@ -11,7 +11,7 @@ dataset = '$(subst ','\'',$(DATASET))'
 export OPENBLAS_NUM_THREADS ?= $(or $(OMP_NUM_THREADS),1)
 
 given = $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
-unknown = $(filter-out PYTHON PYTHONS DATASET ARGS FROM IMAGE RANKS ROOM OPENBLAS_NUM_THREADS OMP_NUM_THREADS,$(given))
+unknown = $(filter-out PYTHON DATASET ARGS FROM IMAGE RANKS ROOM OPENBLAS_NUM_THREADS OMP_NUM_THREADS,$(given))
 ifneq ($(strip $(unknown)),)
 $(error $(firstword $(unknown)) is no variable of this Makefile; a flag of train.py goes into ARGS="--epochs 20")
 endif
