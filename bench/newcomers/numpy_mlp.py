@@ -26,7 +26,8 @@ def gradients(params: nn.Params, x: nn.Samples, t: nn.Array) -> tuple[float, nn.
 state, accuracy, epoch = nn.init_state(nn.init_params(layers, nn.INITS["he"], rng), adam), 0.0, 0
 while accuracy < float(target):
     batches = make_batches(X, T, 128, rng, strengths)
-    state = deque(nn.gradient_descent(state, batches, adam, lambda step: 0.001, gradients), maxlen=1).pop()  # the last
+    states = nn.gradient_descent(state, batches, adam, lambda step: 0.001, gradients)
+    state = deque(states, maxlen=1).pop()  # the last
     predictions = [nn.make_predictions(state["params"], x) for x in scale_parts(X_val)]
     accuracy, epoch = nn.get_accuracy(np.concatenate(predictions), Y_val), epoch + 1
     print(epoch, accuracy, flush=True)
