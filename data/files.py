@@ -3,7 +3,8 @@
 import os
 import stat
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,34 +30,49 @@ def write_whole(path: Path, content: bytes) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with open_locked(temporary) as file:
-            try:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-                if target.exists():
-                    temporary.chmod(stat.S_IMODE(target.stat().st_mode))
-                if sys.platform == "win32":
-                    file.close()  # no open file can be renamed there
-                os.replace(temporary, target)  # before the lock ends with the file
-            except BaseException:
-                with suppress(OSError):
-                    temporary.unlink()
-                raise
-    except OSError as error:
-        raise OSError(
-            f"cannot write {path}: {error.strerror}; check the folder's permissions and the space on its disk"
-        ) from error
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            if target.exists():
+                temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+            if sys.platform == "win32":
+                file.close()  # no open file can be renamed there
+            os.replace(temporary, target)  # before the lock ends with the file
+    except BaseException as error:  # a signal's, too
+        discard(temporary)
+        if isinstance(error, OSError):
+            hint = "check the folder's permissions and the space on its disk"
+            raise OSError(f"cannot write {path}: {error.strerror}; {hint}") from error
+        raise
 
 
-def open_locked(path: Path) -> BinaryIO:
+@contextmanager
+def open_locked(path: Path) -> Iterator[BinaryIO]:
     """path, empty and open for writing. What a killed run has left there goes; a run that is writing ends first."""
     while True:
-        file = open(path, "ab")
-        if sys.platform != "win32":
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(file, fcntl.LOCK_EX)
-        with suppress(FileNotFoundError):  # the run before has renamed it
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+        with open(path, "ab") as file:
+            if sys.platform != "win32":
+                with suppress(OSError):  # a file system without locks
+                    fcntl.flock(file, fcntl.LOCK_EX)
+            if is_at(path, file):  # else the run before has renamed it
                 file.truncate(0)
-                return file
-        file.close()
+                yield file
+                return
+
+
+def is_at(path: Path, file: BinaryIO) -> bool:
+    """Whether that open file is the one at path."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def discard(path: Path) -> None:
+    """Removes path, unless another run is writing it."""
+    with suppress(OSError), open(path, "rb") as file:
+        if sys.platform == "win32":
+            file.close()
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
