@@ -1,8 +1,8 @@
 """The recipes from seconds to half an hour, trained through train.py, and how few images each misreads.
 
-`python -m bench.record` trains a recipe with each seed, keeps what train.py prints in bench/logs, and then prints the
-table of all logs there and plots it, with the learning curves. A run that was stopped goes on when started again; until
-it has ended, what it prints is kept in weights/, beside its checkpoint.
+`python -m bench.record` trains a recipe with each seed, keeps its runs in one file of bench/logs, and then prints the
+table of all logs and plots it, with the learning curves. A run that was stopped goes on when started again; until it
+has ended, what it prints is kept in weights/, beside its checkpoint, and the log of the recipe stays as it is.
 """
 
 import argparse
@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.compare import ROOT, describe_machine, header, line
+from bench.common import ROOT, Result, describe_machine, header, line, read_result, run_train
 from data.checkpoint import checkpoint_path
 from data.datasets import DATASETS
+from data.files import write_whole
 
 LOGS = ROOT / "bench" / "logs"
 RECIPES = {  # flags of train.py, chosen on the validation set
@@ -38,62 +39,71 @@ PUBLISHED = {  # test error in %, of plain perceptrons on MNIST
 }
 
 
-class Log(NamedTuple):
-    """What a run printed."""
+class Run(NamedTuple):
+    """What a run has reached."""
 
     losses: list[float]  # an epoch each
-    error: float  # test images misread, in %
-    seconds: float
+    result: Result
+
+
+def summarize(machine: str, command: str, said: str) -> str:
+    """A run as it stands in a log: its command with the seed, machine, result, and a line an epoch."""
+    read_result(said)
+    epochs = re.findall(r"^epoch +(\d+)/.*loss (\S+) .*?([\d.]+) s .*left$", said, re.MULTILINE)
+    lines = (f"{epoch:>5}  {loss}  {seconds:>7}" for epoch, loss, seconds in epochs)
+    return "\n".join([f"$ {command}", machine, said.splitlines()[-1], "epoch    loss  seconds", *lines, ""])
+
+
+def read_runs(path: Path) -> dict[int, str]:
+    """The runs in a log, by their seed; none where there is no log."""
+    runs = re.split(r"\n(?=\$ )", path.read_text(encoding="utf-8")) if path.exists() else []
+    return {int(run.partition("--seed ")[2].split()[0]): run for run in runs}
+
+
+def read(run: str) -> Run:
+    """What a run in a log has reached."""
+    losses = re.findall(r"^ *\d+  ([\d.]+) +[\d.]+$", run, re.MULTILINE)
+    return Run(list(map(float, losses)), read_result(run))
+
+
+def keep(path: Path, seed: int, run: str) -> None:
+    """Puts a run in the place of an earlier one of its seed, and leaves the others."""
+    runs = sorted((read_runs(path) | {seed: run}).items())
+    write_whole(path, "\n".join(text for _, text in runs).encode())
 
 
 def train(dataset: str, recipe: str, seed: int) -> None:
-    """Trains, or goes on with what was stopped; what train.py prints becomes the log once the run has ended."""
-    name, flags = f"{dataset}-{recipe}-{seed}", RECIPES[dataset, recipe].split()
-    weights = ROOT / "weights" / f"{name}.pkl"
-    unfinished = weights.with_suffix(".log")
-    resume = checkpoint_path(weights).exists() and unfinished.exists()
-    command = ["train.py", "--dataset", dataset, *flags, "--seed", str(seed), "--weights", f"weights/{name}.pkl"]
+    """Trains, or goes on with what was stopped; once the run has ended it is kept in the recipe's log."""
+    name, flags = f"{dataset}-{recipe}-{seed}", ["--dataset", dataset, *RECIPES[dataset, recipe].split()]
+    flags += ["--seed", str(seed), "--weights", f"weights/{name}.pkl"]
+    unfinished = ROOT / "weights" / f"{name}.log"
+    checkpoint = checkpoint_path(unfinished.with_suffix(".pkl"))
+    resume = checkpoint.exists() and unfinished.exists()
     if not resume:
-        unfinished.parent.mkdir(exist_ok=True)
-        unfinished.write_text(f"{describe_machine().partition(' Not installed')[0]}\n$ python {' '.join(command)}\n")
-        checkpoint_path(weights).unlink(missing_ok=True)
-    with (
-        open(unfinished, "a") as file,
-        subprocess.Popen(
-            [sys.executable, *command, *["--resume"] * resume], cwd=ROOT, text=True, stdout=subprocess.PIPE
-        ) as process,
-    ):
-        assert process.stdout
-        for text in process.stdout:
+        write_whole(unfinished, f"{describe_machine()}\n".encode())
+        checkpoint.unlink(missing_ok=True)
+    with open(unfinished, "a") as file:
+        for text in run_train(*flags, *["--resume"] * resume):
             print(f"{name}  {text}", end="", flush=True)
             print(text, file=file, end="", flush=True)
-    if process.returncode:
-        raise SystemExit(process.returncode)
-    unfinished.replace(LOGS / f"{name}.log")
+    machine, _, said = unfinished.read_text().partition("\n")
+    keep(LOGS / f"{dataset}-{recipe}.log", seed, summarize(machine, f"python train.py {' '.join(flags)}", said))
+    unfinished.unlink()
 
 
-def read(path: Path) -> Log:
-    """What a log holds. ValueError for one of a run that has not ended."""
-    text = path.read_text()
-    if not (found := re.findall(r"\((\d+) errors in (\d+)\), ([\d.]+) s", text)):
-        raise ValueError(f"{path} is of a run that has not ended")
-    errors, samples, seconds = map(float, found[-1])
-    return Log([float(loss) for loss in re.findall(r"loss ([\d.]+)", text)], 100 * errors / samples, seconds)
-
-
-def print_table(logs: dict[tuple[str, str], list[Log]]) -> None:
+def print_table(logs: dict[tuple[str, str], list[Run]]) -> None:
     """Prints a line a recipe, then what others have published."""
     print(header("dataset", "recipe", "seeds", "seconds of training", "test error, %"))
     for (dataset, recipe), group in logs.items():
-        errors = [log.error for log in group]
+        errors = [100 * run.result.error for run in group]
         deviation = f" ± {statistics.stdev(errors):.2f}" if len(errors) > 1 else ""
-        seconds = f"{statistics.median(log.seconds for log in group):.0f}"
+        seconds = f"{statistics.median(run.result.seconds for run in group):.0f}"
         print(line(dataset, f"`{recipe}`", str(len(group)), seconds, f"{statistics.mean(errors):.2f}{deviation}"))
     for system, error in PUBLISHED.items():
         print(line("mnist", system, "", "", f"{error:.2f}"))
 
 
-def draw(logs: dict[tuple[str, str], list[Log]], path: Path) -> None:
+def draw(logs: dict[tuple[str, str], list[Run]], path: Path) -> None:
     """Plots seconds against error with the published figures for MNIST, and the learning curves."""
     from matplotlib import pyplot
 
@@ -103,7 +113,8 @@ def draw(logs: dict[tuple[str, str], list[Log]], path: Path) -> None:
         ladder.annotate(system, (1, error), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7)
     for (dataset, recipe), group in logs.items():
         if dataset == "mnist":
-            ladder.semilogx([log.seconds for log in group], [log.error for log in group], "o", label=recipe)
+            errors, seconds = zip(*(run.result for run in group))
+            ladder.semilogx(seconds, [100 * error for error in errors], "o", label=recipe)
         curves.loglog(range(1, len(group[0].losses) + 1), group[0].losses, label=f"{dataset} {recipe}")
     ladder.set(xlabel="seconds of training", ylabel="test error, %", ylim=(0, None), title="MNIST")
     curves.set(xlabel="epoch", ylabel="loss on the (augmented) training set")
@@ -120,13 +131,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--recipe", choices=sorted({recipe for _, recipe in RECIPES}), default="best")
     add("--seeds", type=int, nargs="*", default=[0, 1, 2], help="none: only the table and the plot of what is there")
     options = parser.parse_args(arguments)
-    for seed in options.seeds:
-        train(options.dataset, options.recipe, seed)
-    groups = {key: sorted(LOGS.glob(f"{'-'.join(key)}-*.log")) for key in RECIPES}
     try:
-        logs = {key: [read(path) for path in paths] for key, paths in groups.items() if paths}
-    except ValueError as error:
-        sys.exit(f"bench.record: {error}; remove it, and then --seeds alone prints the table")
+        for seed in options.seeds:
+            train(options.dataset, options.recipe, seed)
+    except subprocess.CalledProcessError as stopped:  # which has said why
+        sys.exit(stopped.returncode)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    groups = {key: list(read_runs(LOGS / f"{'-'.join(key)}.log").values()) for key in RECIPES}
+    logs = {key: [read(run) for run in runs] for key, runs in groups.items() if runs}
     print_table(logs)
     draw(logs, ROOT / "bench" / "record.png")
 

@@ -1,8 +1,6 @@
 """Trains the five published networks through train.py, prints them as a table, and plots the curves of the second."""
 
-import re
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -12,9 +10,9 @@ import numpy as np
 from matplotlib import pyplot
 
 import nn
+from bench.common import ROOT, Result, header, line, read_result, run_train
 from data.load import load, scale_pixels
 
-ROOT = Path(__file__).resolve().parent.parent
 SEEDS = (0, 1, 2)
 
 
@@ -79,15 +77,11 @@ NETWORKS = (
 )
 
 
-def train(network: Network, seed: int) -> tuple[float, float]:
-    """The test accuracy in [0, 1] and the seconds that train.py prints for a network."""
+def train(network: Network, seed: int) -> Result:
+    """What train.py reaches with the flags of a network."""
     with tempfile.TemporaryDirectory() as folder:
-        flags = [*network.flags.split(), "--augment", "none", "--seed", str(seed), "--weights", f"{folder}/weights.pkl"]
-        output = subprocess.run(
-            [sys.executable, "train.py", *flags], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
-        ).stdout
-    errors, samples, seconds = re.findall(r"\((\d+) errors in (\d+)\), ([\d.]+) s", output)[-1]
-    return 1 - int(errors) / int(samples), float(seconds)
+        flags = *network.flags.split(), "--augment", "none", "--seed", str(seed)
+        return read_result("".join(run_train(*flags, "--weights", f"{folder}/weights.pkl")))
 
 
 def draw_curves(path: Path) -> None:
@@ -109,19 +103,14 @@ def draw_curves(path: Path) -> None:
 
 def main() -> int:
     """Prints the table. Returns 1 where a network stays below its claim, else 0."""
-    print("| system | flags | says | reaches here, test | seconds | differs |")
-    print("|---|---|---|---|---|---|", flush=True)
+    print(header("system", "settings", "says", "reaches here, test", "seconds", "differs"), flush=True)
     missed = []
     for network in NETWORKS:
-        accuracies, seconds = zip(*(train(network, seed) for seed in SEEDS))
-        mean, deviation = statistics.mean(accuracies), statistics.stdev(accuracies)
-        print(
-            f"| {network.system} | `{network.flags}` | {network.says} | {mean:.2%} ± {100 * deviation:.2f} "
-            f"| {statistics.median(seconds):.1f} | {network.differs} |",
-            flush=True,
-        )
-        if mean < network.claim:
-            missed.append(network.system)
+        errors, seconds = zip(*(train(network, seed) for seed in SEEDS))
+        mean, deviation = 1 - statistics.mean(errors), statistics.stdev(errors)
+        cells = f"{mean:.2%} ± {100 * deviation:.2f}", f"{statistics.median(seconds):.1f}", network.differs
+        print(line(network.system, f"`{network.flags}`", network.says, *cells), flush=True)
+        missed += [network.system] if mean < network.claim else []
     draw_curves(ROOT / "bench" / "curves.png")
     print(f"Means and standard deviations of seeds {SEEDS}. The second network's curves are in bench/curves.png.")
     for system in missed:

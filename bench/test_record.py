@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 import train
-from bench import record
+from bench import common, record
 
-ENDED = "epoch   1/2  loss 0.5000\nepoch   2/2  loss 0.2500\ntest accuracy 99.00% (100 errors in 10000), 12.3 s\n"
+EPOCHS = "epoch   1/2  loss 0.5000     6.1 s      6 s left\n", "epoch   2/2  loss 0.2500    12.3 s      0 s left\n"
+ENDED = f"{''.join(EPOCHS)}test accuracy 99.00% (100 errors in 10000), 12.3 s\n"
 
 
 @pytest.mark.parametrize(("dataset", "recipe"), record.RECIPES)
@@ -20,8 +21,8 @@ def test_train_takes_the_flags_of_every_recipe(dataset: str, recipe: str) -> Non
 @pytest.mark.parametrize(("dataset", "recipe"), record.RECIPES)
 def test_every_recipe_has_logs_of_all_its_epochs(dataset: str, recipe: str) -> None:
     config = train.parse_config(record.RECIPES[dataset, recipe].split())
-    logs = [record.read(path) for path in record.LOGS.glob(f"{dataset}-{recipe}-*.log")]
-    assert len(logs) >= 3 and {len(log.losses) for log in logs} == {config.epochs}
+    runs = record.read_runs(record.LOGS / f"{dataset}-{recipe}.log")
+    assert [0, 1, 2] == [*runs][:3] and {len(record.read(run).losses) for run in runs.values()} == {config.epochs}
 
 
 @pytest.fixture
@@ -31,47 +32,49 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "import pathlib, sys\n"
         "checkpoint = pathlib.Path(sys.argv[sys.argv.index('--weights') + 1].replace('.pkl', '.checkpoint.pkl'))\n"
         "checkpoint.parent.mkdir(exist_ok=True)\n"
-        "print('epoch   1/2  loss 0.5000' if '--resume' not in sys.argv else "
-        f"{ENDED.partition(chr(10))[2].strip()!r})\n"
+        f"print({EPOCHS[0].strip()!r} if '--resume' not in sys.argv else {ENDED.partition(chr(10))[2].strip()!r})\n"
         "first = not checkpoint.exists()\n"
         "checkpoint.touch()\n"
         "sys.exit(130 * first)\n"
     )
-    monkeypatch.setattr(record, "ROOT", tmp_path)
+    for module in record, common:
+        monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(record, "LOGS", tmp_path / "bench" / "logs")
-    record.LOGS.mkdir(parents=True)
     return tmp_path
 
 
-def test_a_run_that_was_stopped_goes_on_and_then_replaces_the_log(
+def test_a_run_that_was_stopped_goes_on_and_only_then_replaces_its_lines(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    log, checkpoint = record.LOGS / "mnist-default-7.log", folder / "weights" / "mnist-default-7.checkpoint.pkl"
-    log.write_text("of an earlier run")
+    log, checkpoint = record.LOGS / "mnist-default.log", folder / "weights" / "mnist-default-7.checkpoint.pkl"
+    others = {seed: record.summarize("machine", f"train.py --seed {seed}", ENDED) for seed in (2, 7, 10)}
+    for seed in (10, 2, 7):
+        record.keep(log, seed, others[seed])
+    before = log.read_bytes()
     with pytest.raises(SystemExit, match="130"):
         record.main(["--recipe", "default", "--seeds", "7"])
-    assert log.read_text() == "of an earlier run"
+    assert log.read_bytes() == before
     record.main(["--recipe", "default", "--seeds", "7"])
-    assert log.read_text().splitlines(keepends=True)[2:] == ENDED.splitlines(keepends=True)
-    assert record.read(log) == ([0.5, 0.25], 1.0, 12.3)
-    assert "| mnist | `default` | 1 | 12 | 1.00 |" in capsys.readouterr().out
+    runs = record.read_runs(log)
+    assert list(runs) == [2, 7, 10] and (runs[2], runs[10]) == (others[2], others[10])
+    assert runs[7].startswith("$ python train.py --dataset mnist --seed 7 --weights weights/mnist-default-7.pkl\n")
+    assert "\n    1  0.5000      6.1\n    2  0.2500     12.3\n" in runs[7]
+    assert record.read(runs[7]) == ([0.5, 0.25], (0.01, 12.3))
+    assert "| mnist | `default` | 3 | 12 | 1.00 ± 0.00 |" in capsys.readouterr().out
     assert (folder / "bench" / "record.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(SystemExit, match="130"):  # as before its first checkpoint: that of the last run is gone
+    after = log.read_bytes()
+    checkpoint.unlink()
+    with pytest.raises(SystemExit, match="130"):  # a new run, as none is unfinished
         record.main(["--recipe", "default", "--seeds", "7"])
-    assert checkpoint.exists() and record.read(log).seconds == 12.3
+    assert checkpoint.exists() and log.read_bytes() == after
 
 
-def test_a_log_that_has_no_result_is_named(folder: Path) -> None:
-    log = record.LOGS / "mnist-minute-1.log"
-    log.write_text(ENDED.partition("\n")[0])
-    with pytest.raises(SystemExit) as stopped:
-        record.main(["--seeds"])
-    assert str(stopped.value).startswith(f"bench.record: {log} is of a run that has not ended; remove it")
-    log.write_text(ENDED)
-    record.main(["--seeds"])
+def test_a_run_without_a_result_is_kept_in_no_log() -> None:
+    with pytest.raises(ValueError, match="has not ended"):
+        record.summarize("machine", "train.py --seed 0", EPOCHS[0])
 
 
 def test_the_table_tells_mean_and_deviation(capsys: pytest.CaptureFixture[str]) -> None:
-    logs = [record.Log([0.1], error, 10.0) for error in (0.4, 0.5, 0.6)]
-    record.print_table({("mnist", "best"): logs})
+    runs = [record.Run([0.1], common.Result(error, 10.0)) for error in (0.004, 0.005, 0.006)]
+    record.print_table({("mnist", "best"): runs})
     assert "| mnist | `best` | 3 | 10 | 0.50 ± 0.10 |" in capsys.readouterr().out

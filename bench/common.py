@@ -1,0 +1,92 @@
+"""What the measurements share: the machine in one line, tables in Markdown, and train.py in a process of its own."""
+
+import contextlib
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from importlib import metadata
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+MEGABYTE = 2**20 if sys.platform == "darwin" else 2**10  # in the unit of ru_maxrss
+THREADS = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NPROC"  # NPROC: JAX
+
+
+class Result(NamedTuple):
+    """What train.py prints at the end of a run."""
+
+    error: float  # share of the images misread, in [0, 1]
+    seconds: float
+
+
+def threads() -> str:
+    """The number of threads that everyone may use: what the user has set, else one a core."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    return os.environ.get("OMP_NUM_THREADS") or os.environ.get("OPENBLAS_NUM_THREADS") or str(cores)
+
+
+def environment() -> dict[str, str]:
+    """The variables that give every tool these threads, and no GPU."""
+    return dict.fromkeys(THREADS, threads()) | {"JAX_PLATFORMS": "cpu"}
+
+
+def own_process() -> ProcessPoolExecutor:
+    """A process that inherits nothing but variables, to submit calls to, one after the other."""
+    return ProcessPoolExecutor(1, get_context("spawn"))
+
+
+def installed(packages: Iterable[str]) -> dict[str, str]:
+    """Those of the packages that are installed, with the version of each."""
+    found = {}
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def describe_machine(packages: Iterable[str] = ("numpy",)) -> str:
+    """The processor, as it names itself where the system tells, the threads, and the versions."""
+    path = Path("/proc/cpuinfo")
+    names = re.findall("model name\\s*: (.*)", path.read_text()) if path.exists() else []
+    versions = [f"Python {platform.python_version()}", *(" ".join(found) for found in installed(packages).items())]
+    return f"{(names or [platform.machine()])[0]}, {threads()} threads; {', '.join(versions)}."
+
+
+def number(value: float) -> str:
+    """Three digits; a dash for NaN."""
+    return "–" if math.isnan(value) else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def line(*cells: str | float) -> str:
+    """A line of a table in Markdown."""
+    return f"| {' | '.join(cell if isinstance(cell, str) else number(cell) for cell in cells)} |"
+
+
+def header(*cells: str) -> str:
+    """The lines that begin a table in Markdown."""
+    return f"\n{line(*cells)}\n{line(*['---'] * len(cells))}"
+
+
+def run_train(*flags: str) -> Iterator[str]:
+    """The lines that train.py prints, as they come. CalledProcessError where it fails."""
+    command = [sys.executable, "train.py", *flags]
+    with subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        yield from process.stdout
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+
+
+def read_result(text: str) -> Result:
+    """The last result in what train.py has printed. ValueError where there is none."""
+    if not (found := re.findall(r"\((\d+) errors in (\d+)\), ([\d.]+) s", text)):
+        raise ValueError("a run that has not ended")
+    errors, samples, seconds = map(float, found[-1])
+    return Result(errors / samples, seconds)
