@@ -38,7 +38,8 @@ def environment() -> dict[str, str]:
 
 
 def own_process() -> ProcessPoolExecutor:
-    """A process that inherits nothing but variables, to submit calls to, one after the other."""
+    """A fresh process for calls one after the other. It has the variables of environment, as this one from now on."""
+    os.environ.update(environment())
     return ProcessPoolExecutor(1, get_context("spawn"))
 
 

@@ -7,41 +7,32 @@ All have the same number of threads: OMP_NUM_THREADS or OPENBLAS_NUM_THREADS whe
 
 import argparse
 import contextlib
-import json
 import math
-import os
-import platform
-import re
 import statistics
-import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from importlib import metadata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.frameworks import FRAMEWORKS, Work
+from bench.common import ROOT, describe_machine, header, installed, line, number, own_process
+from bench.frameworks import FRAMEWORKS, Work, Worker
 
-ROOT = Path(__file__).resolve().parent.parent
-MEGABYTE = 2**20 if sys.platform == "darwin" else 2**10  # in the unit of ru_maxrss
 SAME = 0.02  # by how much the test accuracy of the same work may differ from ours, in [0, 1]
 BOUND = "matmul bound"
-THREADS = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NPROC"  # NPROC: JAX
 
 
 class Row(NamedTuple):
-    """What everyone is asked for, and the unit in which the time is told."""
+    """What everyone is asked for, and the unit in which its time is told."""
 
     work: Work
-    ask: str = "train 1"
-    unit: str = "s an epoch"
+    unit: str = "s an epoch"  # or "µs a step" or "µs an image", which is predicted
 
 
 class Measured(NamedTuple):
     """How a framework did on a row."""
 
     value: float  # the median turn, in the row's unit
-    test: float  # accuracy in [0, 1]; NaN for the bound
+    test: float  # accuracy in [0, 1]
 
 
 SMALL = (784, 128, 64, 10)
@@ -50,87 +41,27 @@ ROWS = {
     "784-128-64-10, batch 128, SGD": Row(Work(SMALL, "sgd", 128, 0.1)),
     "784-128-64-10, batch 128, Adam": Row(Work(SMALL, "adam", 128, 0.001)),
     "784-1024-1024-10, batch 128, Adam, 30,000 samples": Row(Work((784, 1024, 1024, 10), "adam", 128, 0.001, 30_000)),
-    "784-16-16-10, sigmoid, squared error, one by one": Row(SINGLE, unit="µs a step"),
-    "784-128-64-10, predict one image": Row(Work(SMALL, "sgd", 128, 0.1), "predict 1", "µs"),
+    "784-16-16-10, sigmoid, squared error, one by one": Row(SINGLE, "µs a step"),
+    "784-128-64-10, predict one image": Row(Work(SMALL, "sgd", 128, 0.1), "µs an image"),
 }
-
-
-def threads() -> str:
-    """The number of threads that everyone may use."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-    return os.environ.get("OMP_NUM_THREADS") or os.environ.get("OPENBLAS_NUM_THREADS") or str(cores)
-
-
-def installed() -> dict[str, str]:
-    """The frameworks whose packages are installed, with the version of each."""
-    found = {}
-    for name, (package, _) in FRAMEWORKS.items():
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = f"{package} {metadata.version(package)}"
-    return found
-
-
-def describe_machine() -> str:
-    """The processor, as it names itself where the system tells, the threads, the versions, and what is missing."""
-    path, found = Path("/proc/cpuinfo"), installed()
-    names = re.findall("model name\\s*: (.*)", path.read_text()) if path.exists() else []
-    versions = ", ".join(dict.fromkeys([f"Python {platform.python_version()}", *found.values()]))
-    missing = "; ".join(name for name in FRAMEWORKS if name not in found)
-    left_out = f" Not installed, so left out: {missing}." if missing else ""
-    return f"{(names or [platform.machine()])[0]}, {threads()} threads; {versions}.{left_out}"
-
-
-@contextlib.contextmanager
-def worker(name: str, work: Work, folder: Path) -> Iterator[Callable[[str], dict[str, float]]]:
-    """A framework's process, ready to train, as a function that sends it a request and returns the answer."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "bench.frameworks", name, json.dumps(work), str(folder.resolve())],
-        cwd=ROOT,
-        text=True,
-        env=os.environ | dict.fromkeys(THREADS, threads()) | {"JAX_PLATFORMS": "cpu"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as process:
-        requests, answers = process.stdin, process.stdout
-        assert requests and answers
-
-        def ask(request: str) -> dict[str, float]:
-            print(request, file=requests, end="", flush=True)
-            answer = answers.readline()
-            if not answer:
-                raise RuntimeError(f"the process of {name} has stopped; what it said stands above")
-            return dict(json.loads(answer))
-
-        ask("")  # waits until it is ready
-        yield lambda request: ask(f"{request}\n")
 
 
 def measure(row: Row, names: Sequence[str], turns: int, folder: Path) -> dict[str, Measured]:
     """What each of the named frameworks reaches on a row, turn about."""
-    steps = math.ceil(row.work.samples / row.work.batch) if row.unit.endswith("a step") else 1
-    factor, table = {"s": 1, "µs": 1e6}[row.unit.split()[0]] / steps, dict[str, Measured]()
+    steps = math.ceil(row.work.samples / row.work.batch)
+    factor = {"s an epoch": 1, "µs a step": 1e6 / steps, "µs an image": 1e6}[row.unit]
+    task = (Worker.time_prediction, folder) if row.unit == "µs an image" else (Worker.time_epoch,)
     with contextlib.ExitStack() as stack:
-        ask = {name: stack.enter_context(worker(name, row.work, folder)) for name in names}
-        rounds = [{name: ask[name](row.ask)["seconds"] for name in names} for _ in range(1 + turns)]
-        for name in names:
-            test = math.nan if name == BOUND else ask[name]("score")["test"]
-            table[name] = Measured(factor * statistics.median(seconds[name] for seconds in rounds[1:]), test)
-    return table
-
-
-def number(value: float) -> str:
-    """Three digits; a dash for NaN."""
-    return "–" if math.isnan(value) else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
-
-
-def line(*cells: str | float) -> str:
-    """A line of a table in Markdown."""
-    return f"| {' | '.join(cell if isinstance(cell, str) else number(cell) for cell in cells)} |"
-
-
-def header(*cells: str) -> str:
-    """The lines that begin a table in Markdown."""
-    return f"\n{line(*cells)}\n{line(*['---'] * len(cells))}"
+        processes = {name: stack.enter_context(own_process()) for name in names}
+        for name, process in processes.items():
+            process.submit(Worker.start, name, row.work, folder).result()
+        seconds = [
+            {name: process.submit(*task).result() for name, process in processes.items()} for _ in range(turns + 1)
+        ]
+        medians = {name: factor * statistics.median(turn[name] for turn in seconds[1:]) for name in names}
+        learners = {name: process for name, process in processes.items() if name != BOUND}
+        scores = {name: process.submit(Worker.score, folder).result() for name, process in learners.items()}
+    return {name: Measured(value, scores.get(name, math.nan)) for name, value in medians.items()}
 
 
 def row_line(title: str, row: Row, table: dict[str, Measured], others: Sequence[str]) -> str:
@@ -153,7 +84,7 @@ def compare(rows: dict[str, Row], names: Sequence[str], turns: int, folder: Path
         able = [name for name in names if name != "scikit-learn" or row.work.loss == "cross_entropy"]
         table = measure(row, able, turns, folder)
         print(row_line(title, row, table, others), flush=True)
-        strangers += [] if row.ask.startswith("predict") or is_alike(table) else [title]
+        strangers += [] if row.unit == "µs an image" or is_alike(table) else [title]
     return strangers
 
 
@@ -165,9 +96,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--turns", type=int, default=5, metavar="N", help="that count, after the one that warms up")
     add("--folder", type=Path, default=ROOT / "data" / "mnist", help="where the images lie")
     options = parser.parse_args(arguments)
-    print(describe_machine())
+    found = installed(package for package, _ in FRAMEWORKS.values())
+    names = [name for name, (package, _) in FRAMEWORKS.items() if package in found]
+    missing = "; ".join(name for name in FRAMEWORKS if name not in names)
+    print(describe_machine(found), f"Not installed, so left out: {missing}." if missing else "")
     rows = {title: row for title, row in ROWS.items() if any(text in title for text in options.rows)}
-    strangers = compare(rows, list(installed()), options.turns, options.folder)
+    strangers = compare(rows, names, options.turns, options.folder)
     for title in strangers:
         print(f"{title}: not everyone learnt what ours did, so their times say nothing", file=sys.stderr)
     return int(bool(strangers))

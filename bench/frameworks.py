@@ -1,7 +1,4 @@
-"""One worker a framework: the same network on the same images, as fast as the framework's users can train on a CPU.
-
-`python -m bench.frameworks NAME WORK FOLDER`, with a Work as a JSON list and the folder that holds MNIST, writes an
-empty answer when it is ready to train, and then a line of JSON for each line that it reads.
+"""The same network in each framework, on the same images, as fast as the framework's users can train on a CPU.
 
 All start from the same weights, and take the samples in a new order each epoch: the same one, but for scikit-learn.
 Ours and JAX hold grey levels in uint8 and scale each batch; PyTorch and scikit-learn hold float32, scaled before the
@@ -11,13 +8,11 @@ clock starts: each has what served it best.
 import collections
 import functools
 import itertools
-import json
 import math
 import statistics
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from timeit import timeit
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -30,8 +25,7 @@ from data.batches import make_batches
 from data.load import load, scale_pixels
 
 SEED = 0  # of the weights, the same in every framework, and of the order of the samples
-CHUNK = 10_000  # images scored at a time
-REPEATING = 0.2  # seconds for which a prediction is repeated, to answer with the median
+REPEATED = 1000  # predictions, of which the median is told
 
 Images: TypeAlias = NDArray[np.uint8]  # (N, 784), 0..255
 Labels: TypeAlias = NDArray[np.int64]  # (N,)
@@ -176,29 +170,33 @@ def pytorch(work: Work, X: Images, Y: Labels) -> Trainer:
     return Trainer(epoch, torch.from_numpy, torch.inference_mode()(lambda A: forward(A).argmax(1)))
 
 
-def jax_forward(work: Work, params: Any, A: Any) -> Any:
-    """The forward pass to the logits in JAX."""
-    import jax
-
-    hidden, L = {"relu": jax.nn.relu, "sigmoid": jax.nn.sigmoid}[work.activation], len(work.layers) - 1
-    for l in range(1, L):
-        A = hidden(A @ params[f"W{l}"] + params[f"b{l}"])
-    return A @ params[f"W{L}"] + params[f"b{L}"]
-
-
-def jax_update(work: Work, state: Any, A: Any, T: Any) -> Any:
-    """A step in JAX on A (N, D) and targets T (N, K), from the state (params,) or (params, m, v, t) to the next."""
+def jax_network(work: Work) -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any, Any], Any]]:
+    """The forward pass to the logits in JAX, and the loss of parameters, images and targets."""
     import jax
     from jax import numpy as jnp
 
-    def loss(params: Any) -> Any:
-        Z = jax_forward(work, params, A)
+    hidden, L = {"relu": jax.nn.relu, "sigmoid": jax.nn.sigmoid}[work.activation], len(work.layers) - 1
+
+    def forward(params: Any, A: Any) -> Any:
+        for l in range(1, L):
+            A = hidden(A @ params[f"W{l}"] + params[f"b{l}"])
+        return A @ params[f"W{L}"] + params[f"b{L}"]
+
+    def loss(params: Any, A: Any, T: Any) -> Any:
+        Z = forward(params, A)
         if work.loss == "cross_entropy":
             return -jnp.mean(jnp.sum(T * jax.nn.log_softmax(Z), axis=1))
         return 0.5 * jnp.mean(jnp.sum((jax.nn.sigmoid(Z) - T) ** 2, axis=1))
 
+    return forward, loss
+
+
+def jax_update(work: Work, state: Any, g: Any) -> Any:
+    """From the state (params,) or (params, m, v, t) and gradients to the next."""
+    import jax
+    from jax import numpy as jnp
+
     (params, *moments), tree = state, jax.tree.map
-    g = jax.grad(loss)(params)
     if work.optimizer == "sgd":
         return (tree(lambda p, g: p - work.rate * g, params, g),)
     m, v, t = moments
@@ -207,38 +205,31 @@ def jax_update(work: Work, state: Any, A: Any, T: Any) -> Any:
     return tree(lambda p, m, v: p - rate * m / (jnp.sqrt(unbias * v) + 1e-8), params, m, v), m, v, t
 
 
-def jax_functions(work: Work) -> tuple[Any, Any, Any]:
-    """Compiled: a step on some rows of the data; many steps, each on its rows; predictions. State is donated."""
-    import jax
-    from jax import numpy as jnp
-
-    def step(state: Any, data: Any, rows: Any) -> Any:
-        return jax_update(work, state, data[0][rows].astype(jnp.float32) / 255, data[1][rows])
-
-    def scan(state: Any, data: Any, order: Any) -> Any:
-        return jax.lax.scan(lambda state, rows: (step(state, data, rows), None), state, order)[0]
-
-    predict = jax.jit(lambda params, A: jax_forward(work, params, A).argmax(1))
-    return jax.jit(step, donate_argnums=0), jax.jit(scan, donate_argnums=0), predict
-
-
 def jax_trainer(work: Work, X: Images, Y: Labels, scanned: bool) -> Trainer:
-    """JAX: each step is a call, or all the full batches of an epoch are one."""
+    """JAX: each step is a call, or all the full batches of an epoch are one. State is donated."""
     import jax
     from jax import numpy as jnp
 
     params, m, v = (jax.tree.map(jnp.asarray, initial_params(work)) for _ in range(3))
     moments = (*jax.tree.map(jnp.zeros_like, (m, v)), jnp.float32(0)) if work.optimizer == "adam" else ()
-    state, shuffled = (params, *moments), orders(len(X))
+    state, shuffled, (forward, loss) = (params, *moments), orders(len(X)), jax_network(work)
     data = jnp.asarray(X), jnp.asarray(nn.one_hot(Y, work.layers[-1]))
-    step, scan, predict = jax_functions(work)
+
+    def step(state: Any, data: Any, rows: Any) -> Any:
+        return jax_update(work, state, jax.grad(loss)(state[0], data[0][rows].astype(jnp.float32) / 255, data[1][rows]))
+
+    def scan(state: Any, data: Any, order: Any) -> Any:
+        return jax.lax.scan(lambda state, rows: (step(state, data, rows), None), state, order)[0]
+
+    one, many = jax.jit(step, donate_argnums=0), jax.jit(scan, donate_argnums=0)
+    predict = jax.jit(lambda params, A: forward(params, A).argmax(1))
 
     def epoch() -> None:
         nonlocal state
         order, done = next(shuffled).astype(np.int32), len(X) // work.batch * work.batch * scanned
-        state = scan(state, data, order[:done].reshape(-1, work.batch)) if scanned else state
+        state = many(state, data, order[:done].reshape(-1, work.batch)) if scanned else state
         for i in range(done, len(X), work.batch):
-            state = step(state, data, order[i : i + work.batch])
+            state = one(state, data, order[i : i + work.batch])
         jax.block_until_ready(state)
 
     return Trainer(epoch, jnp.asarray, lambda A: predict(state[0], A).block_until_ready())
@@ -269,53 +260,30 @@ FRAMEWORKS: dict[str, tuple[str, Callable[[Work, Images, Labels], Trainer]]] = {
 }
 
 
-def get_accuracy(trainer: Trainer, X: Images, Y: Labels) -> float:
-    """The share of the images that are read right, in [0, 1]."""
-    chunks = (trainer.array(scale_pixels(X[i : i + CHUNK])) for i in range(0, len(X), CHUNK))
-    return nn.get_accuracy(np.concatenate([np.asarray(trainer.predict(chunk)) for chunk in chunks]), Y)
+class Worker:
+    """A framework at work in this process."""
 
+    trainer: Trainer
 
-def time_call(call: Callable[[], object]) -> float:
-    """The seconds that a call takes."""
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
+    @classmethod
+    def start(cls, name: str, work: Work, folder: Path) -> None:
+        """Makes the trainer of a framework on the images of a folder."""
+        X, Y = load(str(folder), "train")
+        cls.trainer = FRAMEWORKS[name][1](work, X[: work.samples], Y[: work.samples])
 
+    @classmethod
+    def time_epoch(cls) -> float:
+        """The seconds of one more epoch."""
+        return timeit(cls.trainer.epoch, number=1)
 
-def time_prediction(trainer: Trainer, X: Images) -> float:
-    """The median seconds from images in the framework's own array to their labels, after a first time."""
-    array, times = trainer.array(scale_pixels(X)), list[float]()
-    trainer.predict(array)
-    stop = time.perf_counter() + REPEATING
-    while not times or time.perf_counter() < stop:
-        times.append(time_call(lambda: trainer.predict(array)))
-    return statistics.median(times)
+    @classmethod
+    def time_prediction(cls, folder: Path) -> float:
+        """The median seconds from an image in the framework's own array to its label, after a first time."""
+        array = cls.trainer.array(scale_pixels(load(str(folder), "test")[0][:1]))
+        return statistics.median([timeit(lambda: cls.trainer.predict(array), number=1) for _ in range(REPEATED)][1:])
 
-
-def answer(request: str, trainer: Trainer, folder: Path) -> dict[str, float]:
-    """The answer to "train E", "predict N" or "score": times in seconds, accuracy on the test images in [0, 1].
-
-    Of "train" the mean time of E more epochs, of "predict" that of the first N test images.
-    """
-    verb, *number = request.split()
-    if verb == "score":
-        return {"test": get_accuracy(trainer, *load(str(folder), "test"))}
-    if verb == "predict":
-        seconds = time_prediction(trainer, load(str(folder), "test")[0][: int(number[0])])
-    else:
-        seconds = time_call(lambda: [trainer.epoch() for _ in range(int(number[0]))]) / int(number[0])
-    return {"seconds": seconds}
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Makes the trainer, and answers until there is nothing more to read."""
-    name, work, folder = arguments[0], Work(*json.loads(arguments[1])), Path(arguments[2])
-    X, Y = load(str(folder), "train")
-    trainer = FRAMEWORKS[name][1](work, X[: work.samples], Y[: work.samples])
-    print(json.dumps({}), flush=True)
-    for request in sys.stdin:
-        print(json.dumps(answer(request, trainer, folder)), flush=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    @classmethod
+    def score(cls, folder: Path) -> float:
+        """The share of the test images that are read right, in [0, 1]."""
+        X, Y = load(str(folder), "test")
+        return nn.get_accuracy(np.asarray(cls.trainer.predict(cls.trainer.array(scale_pixels(X)))), Y)

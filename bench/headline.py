@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.compare import MEGABYTE, ROOT, THREADS, describe_machine, header, line, threads
+from bench.common import MEGABYTE, ROOT, describe_machine, environment, header, line
 
 SCRIPTS, PLOT = ROOT / "bench" / "newcomers", ROOT / "bench" / "headline.png"
 
@@ -101,14 +101,13 @@ def forget(paths: Iterator[Path]) -> None:
 def run(tool: Tool, row: tuple[str, float, str], seed: int, cache: Path) -> Run:
     """One process from exec to saved weights. CalledProcessError where it fails."""
     dataset, target, augment = row
-    variables = dict.fromkeys(THREADS, threads()) | {"JAX_PLATFORMS": "cpu", "TORCHINDUCTOR_CACHE_DIR": str(cache)}
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "weights.keras"  # Keras wants to see its own suffix
         flags = [dataset, str(target), augment, str(seed), str(weights), *tool.more]
         command, started = [sys.executable, str(SCRIPTS / tool.script), *flags], time.perf_counter()
         with open(Path(folder) / "said", "w+") as said:
-            environment = os.environ | variables | {"PYTHONPATH": str(ROOT)}
-            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said)
+            variables = environment() | {"TORCHINDUCTOR_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT)}
+            process = subprocess.Popen(command, cwd=ROOT, env=os.environ | variables, stdout=said)
             _, status, usage = os.wait4(process.pid, 0)
             seconds, process.returncode = time.perf_counter() - started, os.waitstatus_to_exitcode(status)
             said.seek(0)
@@ -181,7 +180,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", nargs="+", default=[""], metavar="TEXT", help="only those that contain one of these")
     options = parser.parse_args(arguments)
     names = available(options.tools)
-    print(describe_machine(), header("tool", "lines of code", "MB installed"))
+    print(
+        describe_machine({package for name in names for package in TOOLS[name].packages}),
+        header("tool", "lines of code", "MB installed"),
+    )
     for name in names:
         tool = TOOLS[name]
         print(line(name, str(code_lines(SCRIPTS / tool.script)), f"{installed_size(tool.packages):.0f}"))

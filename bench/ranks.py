@@ -22,7 +22,7 @@ import numpy as np
 
 import nn
 import train
-from bench.compare import ROOT, describe_machine, header, line
+from bench.common import ROOT, describe_machine, header, line
 from data.augment import Strengths, usual_strengths
 from data.batches import make_batches
 from data.load import load, scale_pixels
@@ -220,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if not can_shape():
         sys.exit("bench.ranks: a slower line between ranks takes Linux, root, and the package iproute2")
-    print(f"{describe_machine().partition(' Not installed')[0]}\n")
+    print(f"{describe_machine()}\n")
     compare_on_one_machine()
     cases = [(width, batch, rate) for rate in RATES for width in WIDTHS for batch in BATCHES]
     print_model(measure([*cases, UNSEEN]))

@@ -8,24 +8,22 @@ Memory is what was allocated: pages of the mapped file are the system's cache, w
 
 import argparse
 import itertools
-import json
 import re
 import resource
 import statistics
 import struct
-import subprocess
-import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from timeit import timeit
 from typing import NamedTuple, cast
 
 import numpy as np
 
 import nn
-from bench.compare import ROOT, describe_machine, header, line
-from bench.frameworks import Images, Work, flops, initial_params, lower_bound, time_call
+from bench.common import ROOT, describe_machine, header, line, own_process
+from bench.frameworks import Images, Work, flops, initial_params, lower_bound
 from data.augment import Strengths
 from data.batches import make_batches
 from data.datasets import PIXELS
@@ -94,9 +92,9 @@ def measure(work: Work, path: Path, Y: nn.Labels) -> Cost:
         (state,) = deque(states, maxlen=1)
         memory = max(memory, allocated())
 
-    seconds = [time_call(epoch) for _ in range(1 + TURNS)][1:]
+    seconds = [timeit(epoch, number=1) for _ in range(1 + TURNS)][1:]
     bound = lower_bound(work, X, Y.astype(np.int64))
-    return Cost(statistics.median(seconds), statistics.median(time_call(bound.epoch) for _ in seconds), memory)
+    return Cost(statistics.median(seconds), statistics.median(timeit(bound.epoch, number=1) for _ in seconds), memory)
 
 
 def affordable(layers: Sequence[int], batch: int) -> int:
@@ -120,15 +118,6 @@ def panels() -> dict[str, dict[int, Work]]:
     return measured | {"samples": {n: Work(small, "sgd", 128, 0.01, n) for n in SAMPLES}}
 
 
-def run_point(work: Work, X: Images) -> Cost:
-    """The cost of a point, measured in a process of its own on the first images of X, or on them again and again."""
-    with tempfile.TemporaryDirectory() as folder:
-        write_idx(path := Path(folder) / "train-images-idx3-ubyte", X, work.samples)
-        command = [sys.executable, "-m", "bench.scaling", "--point", json.dumps(work), "--images", str(path)]
-        said = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return Cost(*json.loads(said))
-
-
 def draw(measured: Mapping[str, Mapping[int, Cost]]) -> None:
     """Plots the times, and below them the memory, to PLOT."""
     from matplotlib import pyplot
@@ -150,7 +139,7 @@ def train_under_limit(path: Path, limit: int = LIMIT, steps: int = STEPS) -> flo
     resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
     X, work = map_idx(path), Work((784, 128, 64, 10), "sgd", 128, 0.01)
     state, Y = nn.init_state(initial_params(work), nn.OPTIMIZERS["sgd"]), np.zeros(len(X), np.uint8)
-    return time_call(lambda: deque(itertools.islice(train_epoch(work, X, Y, state, 1), steps), maxlen=0))
+    return timeit(lambda: deque(itertools.islice(train_epoch(work, X, Y, state, 1), steps), maxlen=0), number=1)
 
 
 def train_on_large() -> None:
@@ -167,12 +156,14 @@ def train_on_large() -> None:
 
 
 def print_costs() -> None:
-    """Prints the table as it comes, and plots it."""
-    (X, _), measured = load("mnist", "train"), dict[str, dict[int, Cost]]()
+    """Prints the table as it comes, each point measured in a process of its own, and plots it."""
+    (X, Y), measured = load("mnist", "train"), dict[str, dict[int, Cost]]()
     print(describe_machine(), header("", "samples", "ours, s", "bound, s", "ours / bound", "MB allocated"), sep="\n")
     for panel, row in panels().items():
         for n, work in row.items():
-            cost = run_point(work, X)
+            with tempfile.TemporaryDirectory() as folder, own_process() as process:
+                write_idx(path := Path(folder) / "train-images-idx3-ubyte", X, work.samples)
+                cost = process.submit(measure, work, path, Y).result()
             whole = 1 if panel == "samples" else WHOLE / work.samples
             cost = measured.setdefault(panel, {})[n] = Cost(cost.seconds * whole, cost.bound * whole, cost.memory)
             ratio = cost.seconds / cost.bound
@@ -185,13 +176,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--large", action="store_true", help="train on a file of 10 GB instead")
-    parser.add_argument("--point", type=json.loads, help=argparse.SUPPRESS)
-    parser.add_argument("--images", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    if options.large:
+    if parser.parse_args(arguments).large:
         train_on_large()
-    elif options.point:
-        print(json.dumps(measure(Work(*options.point), options.images, load("mnist", "train")[1])))
     else:
         print_costs()
 

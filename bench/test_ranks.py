@@ -14,7 +14,7 @@ import pytest
 
 import nn
 from bench import ranks
-from bench.compare import ROOT
+from bench.common import ROOT
 from data.pickles import load_tree
 from data.weights import load_weights
 
