@@ -179,20 +179,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS))
     parser.add_argument("--rows", nargs="+", default=[""], metavar="TEXT", help="only those that contain one of these")
     options = parser.parse_args(arguments)
+    rows = {title: row for title, row in ROWS.items() if any(text in title for text in options.rows)}
+    if not rows:
+        parser.error(f"--rows {' '.join(options.rows)} is in none of: {'; '.join(ROWS)}")
     names = available(options.tools)
     print(
-        describe_machine({package for name in names for package in TOOLS[name].packages}),
+        describe_machine(dict.fromkeys(package for name in names for package in TOOLS[name].packages)),
         header("tool", "lines of code", "MB installed"),
     )
     for name in names:
         tool = TOOLS[name]
         print(line(name, str(code_lines(SCRIPTS / tool.script)), f"{installed_size(tool.packages):.0f}"))
     measured = {}
-    for title, row in ROWS.items():
-        if any(text in title for text in options.rows):
-            able = [name for name in names if TOOLS[name].augments or row[2] == "no"]
-            measured[title] = measure(able, row, options.turns)
-            print_row(title, measured[title])
+    for title, row in rows.items():
+        able = [name for name in names if TOOLS[name].augments or row[2] == "no"]
+        measured[title] = measure(able, row, options.turns)
+        print_row(title, measured[title])
     draw(measured)
     print(f"\nDrawn in {PLOT.relative_to(ROOT)}.")
 

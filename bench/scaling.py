@@ -124,9 +124,9 @@ def draw(measured: Mapping[str, Mapping[int, Cost]]) -> None:
 
     figure, axes = pyplot.subplots(2, len(measured), figsize=(11, 5.5), sharex="col", layout="constrained")
     for (times, memory), (panel, row) in zip(axes.T, measured.items()):
-        times.loglog(row, [cost.seconds for cost in row.values()], "o-", label="ours")
-        times.loglog(row, [cost.bound for cost in row.values()], "s--", label="matmul lower bound")
-        memory.semilogx(row, [cost.memory for cost in row.values()], "o-", color="black")
+        times.loglog(list(row), [cost.seconds for cost in row.values()], "o-", label="ours")
+        times.loglog(list(row), [cost.bound for cost in row.values()], "s--", label="matmul lower bound")
+        memory.semilogx(list(row), [cost.memory for cost in row.values()], "o-", color="black")
         memory.set(xlabel=panel, ylim=(0, None))
     axes[0, 0].set_ylabel(f"seconds for {WHOLE:,} samples; right: an epoch")
     axes[1, 0].set_ylabel("MB allocated")

@@ -149,6 +149,14 @@ def test_scaling_uses_whole_batches_that_can_be_afforded() -> None:
     assert max(panels["samples"]) == 1_000_000
 
 
+def test_scaling_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling, "PLOT", tmp_path / "plot.png")
+    scaling.draw(
+        {panel: {1: scaling.Cost(2.0, 1.0, 9.0), 2: scaling.Cost(3.0, 2.0, 9.0)} for panel in ("width", "depth")}
+    )
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is told by Linux alone")
 def test_scaling_measures_a_mapped_file(tmp_path: Path) -> None:
     X, Y = made_up(30)
