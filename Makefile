@@ -7,6 +7,7 @@ PYTHONS = $(foreach minor,11 12 13 14 15,$(shell command -v python3.$(minor)))
 DATASET ?= mnist
 # in the shell's quotes
 dataset = '$(subst ','\'',$(DATASET))'
+image = '$(subst ','\'',$(value IMAGE))'
 # a second thread gains little, and beside a busy program makes each matrix product wait for it
 export OPENBLAS_NUM_THREADS ?= $(or $(OMP_NUM_THREADS),1)
 
@@ -45,8 +46,9 @@ evaluate: .venv/train data  ## score saved weights on the test set
 data: .venv/train  ## fetch and verify the images of DATASET; FROM=folder takes them from there
 	@.venv/bin/python -m data.fetch --dataset $(dataset) $(if $(FROM),--from '$(FROM)')
 
-predict: .venv/demo  ## say what IMAGE=photo.png shows (IMAGE="a.png b.jpg" for several)
-	@$(if $(IMAGE),,echo 'name an image: make predict IMAGE=photo.png' >&2; exit 2;) .venv/bin/python -m demo.predict --dataset $(dataset) $(IMAGE) $(ARGS)
+predict: .venv/demo  ## say what IMAGE="my photo.png" shows; several: ARGS="b.png scans/*.jpg"; ARGS=--show draws the stages
+	@$(if $(value IMAGE)$(ARGS),,echo 'name an image: make predict IMAGE=photo.png' >&2; exit 2;) \
+		.venv/bin/python -m demo.predict --dataset $(dataset) $(ARGS) $(if $(value IMAGE),-- $(image))
 
 demo: .venv/demo  ## serve the page to draw on; trains weights for DATASET if there are none
 	@.venv/bin/python -c 'import sys, demo.predict as p; sys.exit(not p.weights_path(sys.argv[1]).exists())' $(dataset) || \

@@ -24,7 +24,7 @@ class Published(NamedTuple):
     mirrors: tuple[str, ...]  # addresses to which a file's name and ".gz" are added
     package: Package  # for networks that reach no mirror
     augmentation: Mapping[str, float]  # strengths (augment.py) that pay in a training of ten seconds
-    shows: str = "ink"  # how an image of one's own is prepared (image.py): "ink", as a digit's, or "object"
+    shows: str = "ink"  # how an image of one's own is prepared (demo/photo.py): "ink", as a digit's, or "object"
 
 
 DATASETS = {

@@ -36,9 +36,9 @@ from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
 
 from data.datasets import PIXELS, SIDE
-from data.image import ImageError, prepare_image
 from data.load import scale_pixels
 from demo.answer import Answer, Network, Prediction, answer, read_network
+from demo.photo import ImageError, prepare_image
 from demo.predict import printable, weights_path
 
 PAGE = Path(__file__).resolve().parent / "index.html"

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 import nn
 from data.datasets import PIXELS, SIDE
-from data.image import ImageError, prepare_image
 from data.load import scale_pixels, weights_name
 from data.weights import Weights, load_weights
+from demo.photo import ImageError, find_stages, prepare_image
 
 SHADES = " .:-=+*#%@"
+STAGE = 320  # pixels, the side of each stage that --show draws
 BAR = 40  # characters, for a probability of 1
 
 
@@ -74,10 +76,23 @@ def printable(text: object) -> str:
     return "".join(filter(str.isprintable, str(text)))[:1000]
 
 
+def save_stages(path: Path, content: bytes) -> Path:
+    """Draws the image as found, the surface in it and the ink that is read, side by side. Returns where."""
+    target = path.with_name(f"{path.name}.stages.png")
+    sheet = Image.new("RGB", (3 * STAGE, STAGE))
+    for k, stage in enumerate(find_stages(content)):
+        picture = Image.fromarray(np.rint(255 * stage).astype(np.uint8)).convert("RGB")
+        picture.thumbnail((STAGE, STAGE))
+        sheet.paste(picture, (k * STAGE, 0))
+    sheet.save(target)
+    return target
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns its exit status: 0, or 1 where an image or the weights could not be read."""
     parser = argparse.ArgumentParser(prog="python -m demo.predict", description=__doc__)
     parser.add_argument("images", type=Path, nargs="+", metavar="FILE", help="PNG, JPEG, WebP, BMP or GIF")
+    parser.add_argument("--show", action="store_true", help="save how it was read, as FILE.stages.png")
     parser.add_argument("--dataset", default="mnist", help="digits or clothes (default: mnist), or a path to one's own")
     parser.add_argument("--weights", type=Path, help="weights/DATASET.pkl if not given")
     options = parser.parse_args(arguments)
@@ -89,7 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     status = 0
     for path in options.images:
         try:
-            image = prepare_image(path.read_bytes(), weights["dataset"])
+            content = path.read_bytes()
+            if options.show:
+                print("stages:", save_stages(path, content))
+            image = prepare_image(content, weights["dataset"])
         except (ImageError, OSError) as error:
             print(f"{path}: {error.strerror if isinstance(error, OSError) else error}", file=sys.stderr)
             status = 1

@@ -1,7 +1,7 @@
-"""Measures the robustness of data/image.py: digits of MNIST, drawn under many conditions, are read nearly as before.
+"""Measures the robustness of demo/photo.py: digits of MNIST, drawn under many conditions, are read nearly as before.
 
 python -m demo.robustness prints the table and exits with status 1 where a condition loses more than ALLOWED.
-Everything in data/image.py was chosen with --validation.
+Everything in demo/photo.py was chosen with --validation.
 """
 
 import argparse
@@ -20,9 +20,9 @@ from PIL import Image, ImageFilter
 import nn
 from data.augment import Images
 from data.datasets import DATASETS
-from data.image import ImageError, prepare_image
 from data.load import load_sets, scale_pixels
 from data.weights import Weights
+from demo.photo import ImageError, prepare_image
 from demo.predict import load_network, printable
 
 Digit: TypeAlias = NDArray[np.uint8]  # (28, 28)

@@ -23,9 +23,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 import nn
-from data.image import prepare_image
 from demo import answer as answers
 from demo import app as demo
+from demo.photo import prepare_image
 from demo.robustness import save
 from demo.test_predict import keep
 

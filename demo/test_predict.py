@@ -58,6 +58,13 @@ def test_image_answer_and_probabilities_are_printed(folder: Path, capsys: pytest
     assert lines[30] == "0   3.4% #" and lines[31] == f"1  69.1% {'#' * 28}"
 
 
+def test_show_saves_the_stages(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["one.png", "--show"]) == 0
+    assert capsys.readouterr().out.startswith("stages: one.png.stages.png\none.png\n")
+    with Image.open("one.png.stages.png") as stages:
+        assert stages.size == (960, 320)
+
+
 def test_clothes_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["one.png", "--dataset", "fashion-mnist"]) == 0
     assert "Ankle boot   69.1% ####" in capsys.readouterr().out

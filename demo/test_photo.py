@@ -1,19 +1,20 @@
-"""Tests of data/image.py, with Pillow's drawings; the last tests are demo/robustness.py with fewer samples."""
+"""Tests of demo/photo.py, with Pillow's drawings; the last tests are demo/robustness.py with fewer samples."""
 
 import struct
 import zlib
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 import train
-from data import image
-from data.image import ImageError, prepare_image
 from data.load import load
 from data.weights import Weights
+from demo import photo
+from demo.photo import ImageError, prepare_image
 from demo.predict import load_network
 from demo.robustness import CONDITIONS, TURNS, as_it_is, count_right, read_back, save, table
 
@@ -105,7 +106,7 @@ def test_exif_is_obeyed(turn: int) -> None:
     assert far(read_file(content), read(drawn())) < 5
 
 
-@pytest.mark.parametrize("format", image.FORMATS)
+@pytest.mark.parametrize("format", photo.FORMATS)
 def test_a_file_cut_short_is_refused(format: str) -> None:
     content = save(drawn(), format)
     for length in (len(content) // 2, len(content) // 10 + 20):
@@ -113,7 +114,7 @@ def test_a_file_cut_short_is_refused(format: str) -> None:
             prepare_image(content[:length], "mnist")
 
 
-@pytest.mark.parametrize("format", image.FORMATS)
+@pytest.mark.parametrize("format", photo.FORMATS)
 def test_damaged_bytes_raise_nothing_else(format: str) -> None:
     content = np.frombuffer(save(drawn(side=60), format), np.uint8)
     refused = 0
@@ -155,7 +156,7 @@ BLANKS: dict[str, Callable[[int], NDArray[np.generic]]] = {
     "faint noise": lambda n: np.clip(RNG.normal(240, 4, (n, n)), 0, 255).astype(np.uint8),
     "dark noise": lambda n: np.clip(RNG.normal(5, 4, (n, n)), 0, 255).astype(np.uint8),
     "strong noise": lambda n: RNG.integers(0, 256, (n, n), np.uint8),
-    "texture": lambda n: (255 * image.blur(RNG.uniform(0.5, 1, (n, n)), 2)).astype(np.uint8),
+    "texture": lambda n: (255 * cv2.GaussianBlur(RNG.uniform(0.5, 1, (n, n)), (0, 0), 2)).astype(np.uint8),
     "light that falls off": lambda n: np.tile(np.linspace(60, 230, n), (n, 1)).astype(np.uint8),
     "vignette": lambda n: (220 * (1 - 0.3 * np.add.outer(*2 * [np.linspace(-1, 1, n) ** 2]) / 2)).astype(np.uint8),
 }
@@ -223,7 +224,7 @@ def test_a_digit_is_averaged_down_and_centred_by_its_mass() -> None:
 def test_strokes_come_out_as_wide_as_those_of_mnist(width: int) -> None:
     X = read(drawn(side=600, width=width))
     check_form(X)
-    assert 1.7 < image.stroke_width(X / 255) < 3.9
+    assert 1.7 < photo.stroke_width(X / 255) < 3.9
 
 
 @pytest.mark.parametrize("side", [100, 640, 2000])
@@ -257,56 +258,125 @@ def test_clothes_are_trimmed_centred_and_negated() -> None:
     assert (read(Image.fromarray(255 - sheet), "fashion-mnist") == X).all()
 
 
-def test_dilate_is_the_maximum_about_each_pixel() -> None:
-    f = RNG.random((11, 17))
-    for radius in range(7):
-        dilated = image.dilate(f, radius)
-        for i, j in np.ndindex(f.shape):
-            square = f[max(0, i - radius) : i + radius + 1, max(0, j - radius) : j + radius + 1]
-            assert dilated[i, j] == square.max()
-
-
-@pytest.mark.parametrize("share", [0.1, 0.3, 0.4, 0.6, 0.9])
-def test_label_finds_the_connected_parts(share: float) -> None:
-    pixels = np.argwhere(np.ones((13, 17)))
-    touching = np.abs(pixels[:, np.newaxis] - pixels).max(axis=2) <= 1
-    for _ in range(10):
-        mask = RNG.random((13, 17)) < share
-        reached = touching & np.logical_and.outer(mask.ravel(), mask.ravel())
-        for _ in range(8):  # paths of twice as many steps: 256 in the end
-            reached = reached.astype(np.float32) @ reached > 0
-        parts = image.label(mask).ravel()
-        np.testing.assert_array_equal(np.equal.outer(parts, parts) & (parts > 0), reached)
-        assert set(parts) | {0} == set(range(parts.max() + 1))
-
-
-def test_otsu_parts_with_the_largest_variance_between() -> None:
-    f = np.concatenate([RNG.normal(0.2, 0.1, 900), RNG.normal(0.7, 0.1, 100)]).clip(0, 1)
-    levels = (255 * f).astype(np.int64)
-    classes = [(levels[levels < t], levels[levels >= t]) for t in range(levels.min() + 1, levels.max() + 1)]
-    between = [len(below) * len(above) * (below.mean() - above.mean()) ** 2 for below, above in classes]
-    assert image.otsu(f) == pytest.approx((levels.min() + 1 + int(np.argmax(between))) / 255)
-
-
 @pytest.mark.parametrize("angle", [0, 20, 45, 70])
 def test_stroke_width_of_a_bar(angle: int) -> None:
     bar = Image.new("L", (400, 400))
     ImageDraw.Draw(bar).rectangle((50, 190, 349, 209), fill=255)
     f = np.asarray(bar.rotate(angle, Image.Resampling.BICUBIC)) / 255
-    assert image.stroke_width(f) == pytest.approx(20, rel=0.3)
+    assert photo.stroke_width(f) == pytest.approx(20, rel=0.3)
 
 
 def test_stroke_width_of_a_ring() -> None:
     y, x = np.mgrid[-100:101, -100:101]
     f = (np.abs(np.hypot(x, y) - 70) < 6).astype(np.float64)
-    assert image.stroke_width(f) == pytest.approx(12, rel=0.05)
+    assert photo.stroke_width(f) == pytest.approx(12, rel=0.05)
 
 
 def test_the_paper_is_found_under_the_ink() -> None:
     y, x = np.mgrid[-1:1:100j, -1:1:120j]
-    light = 0.7 + 0.1 * x - 0.15 * y - 0.1 * x * y
+    light = 70 + 10 * x - 15 * y - 10 * x * y
     ink = np.abs(np.hypot(x, y) - 0.4) < 0.06
-    assert np.abs(image.find_paper(np.where(ink, 0.1, light)) - light).max() < 0.05
+    lab = np.stack([np.where(ink, 10, light), np.where(ink, 20, 5), np.full_like(x, 9)], axis=2).astype(np.float32)
+    paper = photo.find_paper(lab, np.ones(x.shape, np.uint8))
+    assert np.abs(paper - np.stack([light, np.full_like(x, 5), np.full_like(x, 9)], axis=2)).max() < 5
+
+
+# Scenes: a digit with something about it is read as the digit alone
+
+PAPER = (235, 235, 230)
+Pen = str | tuple[int, int, int]
+
+
+def scene(
+    draw_about: Callable[[ImageDraw.ImageDraw], None], pen: Pen = "black", ground: tuple[int, int, int] = PAPER
+) -> Image.Image:
+    """SEVEN in the middle of 400 x 400, after what else is drawn."""
+    sheet = Image.new("RGB", (400, 400), ground)
+    draw_about(ImageDraw.Draw(sheet))
+    sheet.paste(pen, (50, 50), drawn(paper=0, pen=255))
+    return sheet
+
+
+def note(draw: ImageDraw.ImageDraw) -> None:
+    draw.polygon([(60, 70), (340, 50), (350, 340), (70, 350)], fill=(250, 235, 115))
+
+
+def badge(draw: ImageDraw.ImageDraw) -> None:
+    draw.ellipse((40, 40, 360, 360), fill=(180, 25, 25))
+
+
+def box(draw: ImageDraw.ImageDraw) -> None:
+    draw.rectangle((115, 80, 285, 320), outline=(60, 60, 60), width=4)
+
+
+def open_box(draw: ImageDraw.ImageDraw) -> None:
+    draw.line([(110, 80), (285, 80), (285, 330), (110, 330)], fill="black", width=4)
+
+
+def ring(draw: ImageDraw.ImageDraw) -> None:
+    draw.ellipse((70, 70, 330, 330), outline="black", width=5)
+
+
+def underline(draw: ImageDraw.ImageDraw) -> None:
+    draw.line((60, 330, 340, 335), fill="black", width=5)
+
+
+def words(draw: ImageDraw.ImageDraw) -> None:
+    draw.text((20, 100), "Answer:", fill=(70, 70, 70), font_size=22)
+
+
+SCENES = {
+    "note": scene(note, ground=(60, 40, 30)),
+    "badge": scene(badge, "white", (200, 200, 200)),
+    "box": scene(box),
+    "open box": scene(open_box),
+    "ring": scene(ring),
+    "underline": scene(underline),
+    "words": scene(words),
+    "equal grey": scene(lambda draw: None, (190, 60, 60), (60, 115, 60)),
+}
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_the_digit_is_found_in_the_scene(name: str) -> None:
+    assert far(read(SCENES[name]), read(drawn())) < 30
+
+
+def test_a_slash_in_a_zero_is_part_of_it() -> None:
+    sheet = Image.new("L", (300, 300), 255)
+    draw = ImageDraw.Draw(sheet)
+    draw.ellipse((90, 60, 210, 240), outline=0, width=24)
+    draw.line((130, 185, 170, 115), fill=0, width=16)
+    X = read(sheet)
+    check_form(X)
+    assert np.ptp(np.nonzero(X)[1]) + 1 > 12 and X[13:15, 13:15].max() > 128
+
+
+def test_a_hole_in_what_is_opaque_is_ink() -> None:
+    sheet = Image.new("RGB", (300, 300), (20, 40, 130))
+    sheet.putalpha(drawn())
+    assert far(read(sheet), read(drawn())) < 5
+
+
+def test_16_bits_of_which_the_lower_8_are_used_are_read() -> None:
+    assert far(read(Image.fromarray(np.asarray(drawn()).astype(np.uint16))), read(drawn())) < 1
+
+
+@pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP"])
+def test_the_first_frame_that_shows_anything_is_read(format: str) -> None:
+    blank = Image.new("RGB", (300, 300), "white")
+    content = save(blank, format, save_all=True, append_images=[drawn().convert("RGB")], duration=100)
+    assert far(read_file(content), read(drawn())) < 5
+
+
+def test_a_side_of_too_many_pixels_is_refused_by_its_header() -> None:
+    with pytest.raises(ImageError, match="a side of more than 30,000"):
+        prepare_image(header_of_png(1, 50_000_000), "mnist")
+
+
+def test_stages_end_where_no_digit_is_found() -> None:
+    assert [stage.shape[:2] for stage in photo.find_stages(save(drawn()))] == 3 * [(300, 300)]
+    assert len(photo.find_stages(save(Image.new("L", (300, 300), 255)))) == 2
 
 
 @pytest.fixture(scope="module")

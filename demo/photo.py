@@ -1,0 +1,472 @@
+"""Prepares a photo of one's own, any file of FORMATS, as the images of the dataset were prepared.
+
+decode -> find the surface that is written on -> ink by its distance in colour from that surface -> connected
+components -> without frames, lines and words -> one digit, scaled and centred as LeCun et al. 1998 did.
+
+f is an image (rows, columns) in [0, 1], lab one of colours (rows, columns, 3) in CIELAB, where a distance of 2 is
+just visible and black is 100 from white. Ink is 0 for paper and 1 for full ink. Lengths are in pixels.
+"""
+
+import io
+import math
+import warnings
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
+
+from data.datasets import DATASETS, SIDE
+
+Floats: TypeAlias = NDArray[np.float32]
+Mask: TypeAlias = NDArray[np.uint8]  # (rows, columns), 0 or 1
+Points: TypeAlias = NDArray[np.int32]  # (n, 1, 2), x and y of the corners of a polygon
+
+FORMATS = "PNG", "JPEG", "WEBP", "BMP", "GIF"
+MAX_PIXELS, MAX_SIDE, MAX_FRAMES = 50_000_000, 30_000, 20
+DIGIT = 20  # long side of a digit in it
+STROKE = 1.9, 3.4  # the mean widths of strokes that are left alone; MNIST's lie between 1.7 and 3.9, 90 in 100
+FINE = 8  # times DIGIT is the long side of a digit while its strokes are measured
+WORK, SURFACE, COARSE = 640, 160, 128  # longest sides: at all, to find the surface, its light
+EDGE = 13  # the change of colour between neighbours that parts two regions, in CIELAB
+SMALL = 6  # the shortest side in which a digit is looked for
+CONTRAST = 9.0  # in CIELAB; below it nothing is ink
+GAP = 0.115  # strokes nearer than this share of a digit's height are one digit
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is lower
+
+
+class ImageError(ValueError):
+    """Says to people why an image cannot be read."""
+
+
+def prepare_image(content: bytes, dataset: str) -> NDArray[np.uint8]:
+    """The content of an image file as the image (784,) that the network sees: 0 for its ground, 255 for full ink.
+
+    dataset: what the network was trained on, which tells a digit from a piece of clothing. With a set of one's
+    own, an image of 28x28 is taken as it is, any other prepared as a digit. An image of the dataset stays as it is.
+    ImageError where the file cannot be read, or shows no ink or several digits.
+    """
+    rgb = decode(content)
+    f = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
+    if shows_ink(dataset):
+        own = dataset not in DATASETS and f.shape == (SIDE, SIDE)
+        X = f if own or is_of_mnist(f) else centre(find_ink(rgb))
+    else:
+        X = prepare_garment(f)
+    return np.rint(255 * X).astype(np.uint8).ravel()
+
+
+def shows_ink(dataset: str) -> bool:
+    """Whether a dataset's images show strokes of ink."""
+    return dataset not in DATASETS or DATASETS[dataset].shows == "ink"
+
+
+def find_stages(content: bytes) -> list[Floats]:
+    """The image as found, the part of it that is surface, and the ink there unless it is refused."""
+    rgb = decode(content)
+    lab, surface = find_surface(cv2.cvtColor(rgb, cv2.COLOR_RGB2Lab))
+    stages = [rgb, np.clip(cv2.cvtColor(lab, cv2.COLOR_Lab2RGB) * surface[..., np.newaxis], 0, 1)]
+    try:
+        return [*stages, find_ink(rgb)]
+    except ImageError:
+        return stages
+
+
+# Decode
+
+
+def decode(content: bytes) -> Floats:
+    """The colours (rows, columns, 3) of the first frame that shows anything, upright, its long side at most WORK."""
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
+                raise Image.DecompressionBombError
+            image.draft(None, (WORK, WORK))  # a large JPEG is decoded at 1/2, 1/4 or 1/8
+            frames = min(MAX_FRAMES, 1 + MAX_PIXELS // (image.width * image.height))
+            return first_that_shows(image, frames)
+    except Image.DecompressionBombError:  # Pillow's own, where the image is larger still
+        limit = f"more than {MAX_PIXELS:,} pixels, or a side of more than {MAX_SIDE:,}"
+        raise ImageError(f"the image has {limit}; make it smaller") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"this is not an image that can be read; {', '.join(FORMATS)} can") from None
+    except Exception as error:  # a damaged file can raise nearly any
+        raise ImageError(f"the image is damaged or cut short: {error}") from error
+
+
+def first_that_shows(image: Image.Image, frames: int) -> Floats:
+    """The colours of the first of so many frames that is not of one colour, or of the very first."""
+    shown = None
+    for frame in islice(ImageSequence.Iterator(image), frames):
+        rgb = lay_on_ground(*levels(ImageOps.exif_transpose(frame)))
+        if np.ptp(rgb, axis=(0, 1)).max() > 0.05:
+            return rgb
+        shown = rgb if shown is None else shown
+    assert shown is not None
+    return shown
+
+
+def levels(image: Image.Image) -> tuple[Floats, Floats]:
+    """Colours and opacity (rows, columns, 1), both in [0, 1], the long side averaged down to WORK."""
+    scale = min(1, WORK / max(image.size))
+    size = max(1, round(scale * image.width)), max(1, round(scale * image.height))
+    if image.mode.startswith("I"):  # 16 bits, which convert() clips to 255; some writers fill the lower 8 alone
+        grey = as_floats(image)
+        grey = np.clip(resize(as_floats(grey / (65535 if grey.max() > 255 else 255)), size), 0, 1)[..., np.newaxis]
+        return as_floats(np.repeat(grey, 3, axis=2)), np.ones_like(grey)
+    if not image.has_transparency_data:
+        rgb = as_floats(image.convert("RGB").resize(size, Image.Resampling.BOX)) / np.float32(255)
+        return as_floats(rgb), np.ones((*rgb.shape[:2], 1), np.float32)
+    small = image.convert("RGBA").convert("RGBa").resize(size, Image.Resampling.BOX)  # colours times opacity
+    rgba = as_floats(as_floats(small) / 255)
+    return np.clip(rgba[..., :3] / np.maximum(rgba[..., 3:], 1e-6), 0, 1), rgba[..., 3:]
+
+
+def lay_on_ground(rgb: Floats, alpha: Floats) -> Floats:
+    """The colours on an opaque ground: the paper's own under holes in it, else black or white, what differs more."""
+    opaque = rgb[alpha[..., 0] > 0.5]
+    if alpha.min() == 1 or not len(opaque):
+        return rgb * (alpha > 0)
+    ground = np.median(opaque, axis=0)
+    if alpha.mean() < 0.5 or opaque.std(axis=0).max() < 0.05:  # the opacity alone shows something
+        ground = np.full(3, ground.mean() < 0.5, np.float32)
+    return np.asarray(alpha * rgb + (1 - alpha) * ground, np.float32)
+
+
+def as_mask(f: ArrayLike) -> Mask:
+    """f as 0 and 1, as OpenCV takes masks."""
+    return np.asarray(f, np.uint8)
+
+
+def as_floats(f: ArrayLike) -> Floats:
+    """f in single precision."""
+    return np.asarray(f, np.float32)
+
+
+def resize(f: Floats, size: tuple[int, int], how: int = cv2.INTER_AREA) -> Floats:
+    """f at size (width, height), by area averaging unless how says otherwise."""
+    return np.asarray(cv2.resize(f, size, interpolation=how), np.float32)
+
+
+def fit(f: Floats, long: int) -> tuple[int, int]:
+    """The size (width, height) of f once its long side is long."""
+    height, width = (max(1, round(n * long / max(f.shape[:2]))) for n in f.shape[:2])
+    return width, height
+
+
+def trim(f: Floats, level: float) -> Floats:
+    """The smallest box that holds what is above level."""
+    rows, columns = (np.flatnonzero((f > level).any(axis=axis)) for axis in (1, 0))
+    return f[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def paste(f: Floats, top: int, left: int) -> Floats:
+    """f on black, SIDE x SIDE, as near to that corner as it fits."""
+    top, left = (min(max(at, 0), SIDE - n) for at, n in zip((top, left), f.shape))
+    X = np.zeros((SIDE, SIDE), np.float32)
+    X[top : top + f.shape[0], left : left + f.shape[1]] = f
+    return X
+
+
+# Clothes
+
+
+def prepare_garment(f: Floats) -> Floats:
+    """Xiao et al. 2017: trimmed, the long side SIDE, the box in the middle, negated where the ground is light."""
+    ground = np.median(np.concatenate([f[0], f[-1], f[1:-1, 0], f[1:-1, -1]]))
+    f = (ground - f) / ground if ground > 0.5 else (f - ground) / (1 - ground)
+    small = resize(f, fit(f, SIDE))
+    if small.max() < 0.1:
+        raise ImageError("there is nothing in the image that stands out from its ground")
+    f = np.clip(f / small.max(), 0, 1)
+    f = trim(f, 0.05 if max(f.shape) > SIDE else 0)
+    X = resize(f, fit(f, SIDE))
+    return paste(X, (SIDE + 1 - X.shape[0]) // 2, (SIDE + 1 - X.shape[1]) // 2)
+
+
+# The surface
+
+
+def find_surface(lab: Floats) -> tuple[Floats, Mask]:
+    """The part of the image that is written on, and which of its pixels are surface: a sheet, note, badge or panel.
+
+    It is the smallest panel; the whole image where there is none. Soft shadows do not part regions, edges do.
+    """
+    small = np.clip(resize(lab, fit(lab, SURFACE)) + (0, 128, 128), 0, 255).astype(np.uint8)
+    flat = as_mask(steps(cv2.medianBlur(small, 7)) < EDGE)  # without strokes
+    _, regions, stats, _ = cv2.connectedComponentsWithStats(flat, connectivity=4)
+    large = [i for i in range(1, len(stats)) if stats[i, cv2.CC_STAT_AREA] > 0.09 * flat.size]
+    hulls = [cv2.convexHull(cv2.findNonZero(as_mask(regions == i))) for i in large]
+    panels = [hull for i, hull in zip(large, hulls) if is_panel(regions == i, hull, small)]
+    if not panels or min(lab.shape[:2]) < 64:
+        return lab, np.ones(lab.shape[:2], np.uint8)
+    inside = shrink(fill(min(panels, key=cv2.contourArea), flat.shape), 2)
+    inside = as_mask(cv2.resize(inside, lab.shape[1::-1], interpolation=cv2.INTER_NEAREST))
+    left, top, width, height = cv2.boundingRect(inside)
+    box = slice(top, top + height), slice(left, left + width)
+    return lab[box], inside[box]
+
+
+def is_panel(region: NDArray[np.bool_], hull: Points, small: NDArray[np.uint8]) -> bool:
+    """Whether a region of even colour fills a four-sided or round shape within the image and is drawn upon."""
+    area = max(cv2.contourArea(hull), 1)
+    corners = cv2.approxPolyDP(hull, 0.05 * cv2.arcLength(hull, True), True)
+    four = len(corners) == 4 and 0.87 < cv2.contourArea(corners) / area < 1.1
+    circle = area > 0.88 * math.pi * cv2.minEnclosingCircle(hull)[1] ** 2
+    left, top, width, height = cv2.boundingRect(hull)
+    within = min(left, top) > 0 and left + width < region.shape[1] and top + height < region.shape[0]
+    even = np.count_nonzero(region) > 0.5 * area
+    drawn = np.count_nonzero((steps(small) > EDGE) & (shrink(fill(hull, region.shape), 3) > 0))
+    return bool(within and (four or circle) and even and drawn > 0.008 * area)
+
+
+def steps(small: NDArray[np.uint8]) -> Floats:
+    """How much the colour (rows, columns, 3) changes about each pixel (rows, columns)."""
+    change: Floats = cv2.morphologyEx(small, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)).max(axis=2)
+    return change
+
+
+def fill(hull: Points, shape: tuple[int, ...]) -> Mask:
+    """The inside of a convex polygon."""
+    return as_mask(cv2.fillConvexPoly(np.zeros(shape, np.uint8), hull, 1))
+
+
+def shrink(mask: Mask, radius: int) -> Mask:
+    """The mask without that margin, but at the edge of the image."""
+    return as_mask(cv2.erode(mask, np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)))
+
+
+# Ink
+
+
+def find_ink(rgb: Floats) -> Floats:
+    """The ink of the one digit that the image shows, whatever the light. ImageError for none, or several."""
+    if min(rgb.shape[:2]) < SMALL:
+        raise ImageError("there is no ink in the image: it is too small or too narrow")
+    lab, surface = find_surface(cv2.cvtColor(rgb, cv2.COLOR_RGB2Lab))
+    contrast = ink_contrast(lab, surface)
+    noise = 3.1 * float(np.percentile(np.abs(contrast[surface > 0]), 25))  # as most of it is paper
+    contrast = np.clip(contrast, 0, None) * surface
+    threshold = max(otsu(contrast), 5 * noise, CONTRAST)
+    if not (contrast > threshold).any():
+        raise ImageError("there is no ink in the image")
+    full = float(np.percentile(contrast[contrast > threshold], 75))
+    strong = as_mask(contrast > max(threshold, full / 2))  # rules of the paper are fainter
+    strokes = keep_digit(add_faded(strong, as_mask(contrast > max(threshold, full / 4))), surface)
+    size = 2 * round(stroke_width(strokes)) + 1
+    local = np.clip(cv2.dilate(contrast * strokes, np.ones((size, size))), full / 4, full)
+    return as_floats(np.clip((contrast / cv2.blur(local, (size, size)) - 0.25) / 0.6, 0, 1) * strokes)
+
+
+def add_faded(strong: Mask, weak: Mask) -> Mask:
+    """The strong ink and what goes on from it as broad but weaker, under glare."""
+    size = max(1, round(0.6 * stroke_width(strong)))
+    broad = cv2.morphologyEx(weak, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)))
+    _, parts = cv2.connectedComponents(strong | broad)
+    return as_mask(np.isin(parts, np.unique(parts[strong > 0])))
+
+
+def ink_contrast(lab: Floats, surface: Mask) -> Floats:
+    """How far each colour is from the paper's at its place, towards the ink's colour; it counts for more in shadow."""
+    if min(lab.shape[:2]) > COARSE:
+        lab = cv2.GaussianBlur(lab, (0, 0), max(lab.shape[:2]) / 500)
+    paper = find_paper(lab, surface)
+    difference = (lab - paper) * (116 / (np.clip(paper[..., :1], 0, 100) + 16)) * surface[..., np.newaxis]
+    distance = np.linalg.norm(difference, axis=2)
+    strong = distance >= 0.6 * np.percentile(distance, 99.5)
+    ink = np.average(difference[strong], axis=0, weights=distance[strong] + 1e-9)
+    return np.asarray(difference @ (ink / max(float(np.linalg.norm(ink)), 1e-6)), np.float32)
+
+
+def find_paper(lab: Floats, surface: Mask) -> Floats:
+    """The colour of the paper alone, also under the ink: a parabola, and medians of what differs from it.
+
+    Where the difference is that of ink, it is first replaced by the mean of the paper's about it.
+    """
+    size = fit(lab, min(COARSE, max(lab.shape[:2])))
+    small, on = resize(lab, size), cv2.resize(surface, size, interpolation=cv2.INTER_NEAREST) > 0
+    smooth = fit_parabola(small, on)
+    rest = small - smooth
+    away = np.linalg.norm(rest, axis=2)
+    known = as_floats(on & (away < 0.75 * np.percentile(away[on], 99)))[..., np.newaxis]
+    total, weight = (cv2.GaussianBlur(v, (0, 0), max(size) / 10) for v in (rest * known, known))
+    filled = np.where(known > 0, rest, total / (weight[..., np.newaxis] + 1e-3))
+    levels = np.clip(128 + 2 * filled, 0, 255).astype(np.uint8)  # OpenCV's large medians are of bytes
+    rest = (as_floats(cv2.medianBlur(levels, max(3, min(size) // 2 | 1))) - 128) / 2
+    return resize(as_floats(smooth + rest), (lab.shape[1], lab.shape[0]), cv2.INTER_LINEAR)
+
+
+def fit_parabola(lab: Floats, on: NDArray[np.bool_]) -> Floats:
+    """The surface of second degree that fits best the half nearest to it, found anew ten times."""
+    y, x = (axis.ravel() for axis in np.meshgrid(*(np.linspace(-1, 1, n) for n in lab.shape[:2]), indexing="ij"))
+    A, colours, on = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1), lab.reshape(-1, 3), on.ravel()
+    fitted = np.median(colours[on], axis=0) + np.zeros_like(colours)
+    for _ in range(10):
+        away = np.linalg.norm(colours - fitted, axis=1)
+        near = on & (away <= np.median(away[on]))
+        fitted = A @ np.linalg.lstsq(A[near], colours[near])[0]
+    return fitted.reshape(lab.shape)
+
+
+def otsu(f: Floats) -> float:
+    """Otsu 1979: the threshold with the largest variance between what lies below and what lies above."""
+    top = max(float(f.max()), 1e-6)
+    return cv2.threshold((255 * f / top).astype(np.uint8), 0, 255, cv2.THRESH_OTSU)[0] * top / 255
+
+
+# Connected components
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A connected component: its mask in the whole image, its box and area, and the mean width of its strokes."""
+
+    mask: Mask
+    x: int
+    y: int
+    w: int
+    h: int
+    area: int
+    width: float
+
+    @property
+    def length(self) -> int:
+        return max(self.w, self.h)
+
+
+def find_parts(mask: Mask, least: float) -> list[Part]:
+    """The 60 largest connected components of at least that many pixels, largest first."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
+    order = [i for i in 1 + np.argsort(-stats[1:, cv2.CC_STAT_AREA])[:60] if stats[i, cv2.CC_STAT_AREA] >= least]
+    parts = []
+    for i in order:
+        x, y, w, h, area = stats[i].tolist()
+        part = as_mask(labels == i)
+        parts.append(Part(part, x, y, w, h, area, stroke_width(part[y : y + h, x : x + w])))
+    return parts
+
+
+def keep_digit(mask: Mask, surface: Mask) -> Mask:
+    """The strokes of one digit, and a margin of a pixel. ImageError for none, or several."""
+    parts = find_parts(mask, 3e-5 * mask.size)
+    if not parts or parts[0].area < 8:
+        raise ImageError("there is no ink in the image, or too little to tell what it is")
+    rim = surface - cv2.erode(surface, np.ones((3, 3)), borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    inner = [p for p in parts if not (p.mask & rim).any()]  # the rest goes on beyond the surface
+    if inner and inner[0].area > 0.15 * parts[0].area:
+        parts = inner
+    parts = inside_frame(mask, parts)
+    main = max(parts, key=lambda p: p.area * p.width**2)
+    parts = [p for p in parts if not is_line(p, main)]
+    digit = join(main, parts)
+    if any(is_like_a_digit(p, main) for p in parts if p not in digit):
+        raise ImageError("there are several digits in the image; show one alone")
+    return as_mask(cv2.dilate(merge(digit), np.ones((3, 3), np.uint8)))
+
+
+def inside_frame(mask: Mask, parts: list[Part]) -> list[Part]:
+    """What is written inside a box or circle of thinner line, also where it touches it; parts without a frame.
+
+    The ring of a 0 is no frame: there is nothing in it, or a slash that is thinner.
+    """
+    for frame in parts:
+        for contour in cv2.findContours(1 - frame.mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)[0]:
+            _, _, w, h = cv2.boundingRect(contour)
+            if w > frame.w or h > frame.h or w * h < 0.5 * frame.w * frame.h:  # the outside, or a small hole
+                continue
+            hull = fill(cv2.convexHull(contour), mask.shape)
+            line = frame.mask & (1 - hull)
+            within = find_parts(mask & hull, 0.1 * line.sum())
+            if any(p.width > 1.25 * stroke_width(line) and p.h > 0.35 * h for p in within):
+                return within
+    return parts
+
+
+def is_line(part: Part, main: Part) -> bool:
+    """Whether a component is a rule or an underline, or an open frame about the main one: thinner, and as long."""
+    sparse = part.area < 0.25 * part.w * part.h
+    across = min(part.x + part.w, main.x + main.w) - max(part.x, main.x) > 0.8 * main.w
+    down = min(part.y + part.h, main.y + main.h) - max(part.y, main.y) > 0.8 * main.h
+    is_long = part.length > 0.8 * main.length and (sparse or part.w > 5 * part.h)
+    return part.width < 0.7 * main.width and (is_long or (sparse and across and down))
+
+
+def is_like_a_digit(part: Part, main: Part) -> bool:
+    """Whether a component is about as high, broad and large as the main one."""
+    return part.h > 0.5 * main.h and part.width > 0.5 * main.width and part.area > 0.12 * main.area
+
+
+def join(main: Part, parts: list[Part]) -> list[Part]:
+    """The main component and, one after the other, those that belong to the same digit."""
+    digit, rest = [main], [p for p in parts if p is not main and p.area > 0.03 * main.area]
+    while True:
+        away = cv2.distanceTransform(1 - merge(digit), cv2.DIST_L2, 5)
+        new = [p for p in rest if belongs(p, digit, float(away[p.mask > 0].min()))]
+        if not new:
+            return digit
+        digit, rest = digit + new, [p for p in rest if p not in new]
+
+
+def belongs(part: Part, digit: list[Part], gap: float) -> bool:
+    """Whether a component with that gap is one more stroke of the digit, rather than a second digit or a word."""
+    main = digit[0]
+    _, _, width, height = cv2.boundingRect(merge([part, *digit]))
+    beside = part.x > main.x + main.w or main.x > part.x + part.w
+    near = gap < GAP * (height if beside else width)
+    small = gap < 0.33 * main.length and not is_like_a_digit(part, main)
+    goes_on = gap < 0.5 * main.length and any(is_straight(part, p) for p in digit)
+    return part.width > 0.5 * main.width and (near or small or goes_on)
+
+
+def merge(parts: list[Part]) -> Mask:
+    """The mask of several components."""
+    return as_mask(np.bitwise_or.reduce([p.mask for p in parts]))
+
+
+def is_straight(first: Part, second: Part) -> bool:
+    """Whether two components are bars on one line, as in a digital display."""
+    sides = [cv2.minAreaRect(cv2.findNonZero(mask))[1] for mask in (first.mask, second.mask, merge([first, second]))]
+    filled = all(part.area > 0.75 * w * h for part, (w, h) in zip((first, second), sides))
+    return filled and min(sides[2]) < 1.3 * max(min(sides[0]), min(sides[1])) and max(sides[2]) > 4 * min(sides[2])
+
+
+# Scale and centre
+
+
+def centre(ink: Floats) -> Floats:
+    """LeCun et al. 1998: the ink's long side DIGIT, its centre of mass in the middle of SIDE x SIDE."""
+    ink = even_strokes(trim(ink, 0.2))
+    X = resize(ink, fit(ink, DIGIT))
+    row, column = (np.average(at, weights=X[np.nonzero(X)]) for at in np.nonzero(X))
+    return paste(X, round(SIDE / 2 - row), round(SIDE / 2 - column))
+
+
+def is_of_mnist(f: Floats) -> bool:
+    """Whether f already is as MNIST's images are."""
+    if f.shape != (SIDE, SIDE) or f.max() < 0.5:
+        return False
+    ink = np.nonzero(f)
+    centre = [float(np.average(at, weights=f[ink])) for at in ink]
+    return max(map(np.ptp, ink)) + 1 in (DIGIT - 1, DIGIT) and all(abs(c - SIDE / 2) < 0.6 for c in centre)
+
+
+def even_strokes(ink: Floats) -> Floats:
+    """The digit with its long side FINE * DIGIT, its strokes thickened or thinned towards the widths of STROKE."""
+    how = cv2.INTER_AREA if max(ink.shape) > FINE * DIGIT else cv2.INTER_CUBIC
+    ink = np.clip(resize(ink, fit(ink, FINE * DIGIT), how), 0, 1)
+    width = stroke_width(ink) / FINE
+    change = min(max(width, STROKE[0]), STROKE[1]) - width
+    radius = round(FINE * abs(change) / 2)
+    ink = np.pad(ink, radius + 1)
+    kernel = np.ones((2 * radius + 1, 2 * radius + 1))
+    return trim(cv2.dilate(ink, kernel) if change > 0 else cv2.erode(ink, kernel), 0.2)
+
+
+def stroke_width(ink: ArrayLike) -> float:
+    """2 area / perimeter; by Cauchy and Crofton the perimeter is pi / 4 of the sum of all changes along both axes."""
+    padded = np.pad(as_floats(ink), 1)
+    perimeter = math.pi / 4 * sum(float(np.abs(np.diff(padded, axis=axis)).sum()) for axis in (0, 1))
+    return 2 * float(padded.sum()) / max(perimeter, 1e-6)
