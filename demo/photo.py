@@ -248,8 +248,8 @@ def find_ink(rgb: Floats) -> Floats:
         raise ImageError("there is no ink in the image: it is too small or too narrow")
     lab, surface = find_surface(cv2.cvtColor(rgb, cv2.COLOR_RGB2Lab))
     contrast = ink_contrast(lab, surface)
-    noise = 3.1 * float(np.percentile(np.abs(contrast[surface > 0]), 25))  # as most of it is paper
-    contrast = np.clip(contrast, 0, None) * surface
+    low, middle = (float(v) for v in np.percentile(contrast[surface > 0], (5, 30)))  # of the paper: its noise
+    noise, contrast = middle - low, np.clip(contrast - middle, 0, None) * surface
     threshold = max(otsu(contrast), 5 * noise, CONTRAST)
     if not (contrast > threshold).any():
         raise ImageError("there is no ink in the image")
@@ -282,33 +282,44 @@ def ink_contrast(lab: Floats, surface: Mask) -> Floats:
 
 
 def find_paper(lab: Floats, surface: Mask) -> Floats:
-    """The colour of the paper alone, also under the ink: a parabola, and medians of what differs from it.
-
-    Where the difference is that of ink, it is first replaced by the mean of the paper's about it.
-    """
+    """The colour of the paper alone, also under the ink, each channel turned so that ink is its low side."""
     size = fit(lab, min(COARSE, max(lab.shape[:2])))
-    small, on = resize(lab, size), cv2.resize(surface, size, interpolation=cv2.INTER_NEAREST) > 0
-    smooth = fit_parabola(small, on)
-    rest = small - smooth
-    away = np.linalg.norm(rest, axis=2)
-    known = as_floats(on & (away < 0.75 * np.percentile(away[on], 99)))[..., np.newaxis]
-    total, weight = (cv2.GaussianBlur(v, (0, 0), max(size) / 10) for v in (rest * known, known))
-    filled = np.where(known > 0, rest, total / (weight[..., np.newaxis] + 1e-3))
-    levels = np.clip(128 + 2 * filled, 0, 255).astype(np.uint8)  # OpenCV's large medians are of bytes
-    rest = (as_floats(cv2.medianBlur(levels, max(3, min(size) // 2 | 1))) - 128) / 2
-    return resize(as_floats(smooth + rest), (lab.shape[1], lab.shape[0]), cv2.INTER_LINEAR)
+    on = cv2.resize(surface, size, interpolation=cv2.INTER_NEAREST) > 0
+    channels = [find_level(f, on) for f in cv2.split(resize(lab, size))]
+    return resize(np.stack(channels, axis=2), (lab.shape[1], lab.shape[0]), cv2.INTER_LINEAR)
 
 
-def fit_parabola(lab: Floats, on: NDArray[np.bool_]) -> Floats:
-    """The surface of second degree that fits best the half nearest to it, found anew ten times."""
-    y, x = (axis.ravel() for axis in np.meshgrid(*(np.linspace(-1, 1, n) for n in lab.shape[:2]), indexing="ij"))
-    A, colours, on = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1), lab.reshape(-1, 3), on.ravel()
-    fitted = np.median(colours[on], axis=0) + np.zeros_like(colours)
-    for _ in range(10):
-        away = np.linalg.norm(colours - fitted, axis=1)
-        near = on & (away <= np.median(away[on]))
-        fitted = A @ np.linalg.lstsq(A[near], colours[near])[0]
-    return fitted.reshape(lab.shape)
+def find_level(f: Floats, on: NDArray[np.bool_]) -> Floats:
+    """One channel of the paper's colour: the lower of two closings, which fill what is narrower than a third of f.
+
+    One is of f, which is exact in a shadow with an edge, one of what f differs from a parabola, which is exact where
+    the light falls off. Ink is rarer than paper: it lies further from the mean about it, on one side.
+    """
+    radius = max(1, max(f.shape) // 6)
+    filled = np.where(on, f, np.median(f[on]))
+    wide = cv2.copyMakeBorder(as_floats(filled), *4 * [max(f.shape) // 8], cv2.BORDER_REPLICATE)
+    sign = -1 if np.mean((wide - cv2.GaussianBlur(wide, (0, 0), max(f.shape) / 5)) ** 3) > 0 else 1
+    f = f * sign
+    smooth = fit_parabola(f, on)
+    closed = np.minimum(close(f, on, radius) - smooth, close(f - smooth, on, radius))
+    return sign * (smooth + cv2.GaussianBlur(closed, (0, 0), radius / 3))
+
+
+def close(f: Floats, on: NDArray[np.bool_], radius: int) -> Floats:
+    """The morphological closing by a square of 2 radius + 1, of what is on."""
+    kernel = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
+    return as_floats(cv2.morphologyEx(as_floats(np.where(on, f, f.min())), cv2.MORPH_CLOSE, kernel))
+
+
+def fit_parabola(f: Floats, on: NDArray[np.bool_]) -> Floats:
+    """The surface of second degree that fits best the lighter half, found anew five times."""
+    y, x = (axis.ravel() for axis in np.meshgrid(*(np.linspace(-1, 1, n) for n in f.shape), indexing="ij"))
+    A, level, on = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1), f.ravel(), on.ravel()
+    fitted = np.zeros_like(level)
+    for _ in range(5):
+        light = on & (level - fitted >= np.median((level - fitted)[on]))
+        fitted = A @ np.linalg.lstsq(A[light], level[light])[0]
+    return as_floats(fitted.reshape(f.shape))
 
 
 def otsu(f: Floats) -> float:
