@@ -43,7 +43,7 @@ from demo.predict import printable, weights_path
 
 PAGE = Path(__file__).resolve().parent / "index.html"
 JSON = "application/json"
-IMAGES = "image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif"  # and any that prepare_image reads
+IMAGES = [f"image/{name}" for name in ("png", "jpeg", "webp", "bmp", "gif", "heic")]  # and any that prepare_image reads
 MAX_BYTES = 10_000_000  # of an image file
 MAX_JSON, MAX_IMAGES = 320_000, 16  # bytes: 16 images of 784 numbers, 25 characters each
 MAX_SECONDS = 30.0  # for a body to arrive

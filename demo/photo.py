@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
+from pillow_heif import register_heif_opener
 
 from data.datasets import DATASETS, SIDE
 
@@ -25,10 +26,10 @@ Floats: TypeAlias = NDArray[np.float32]
 Mask: TypeAlias = NDArray[np.uint8]  # (rows, columns), 0 or 1
 Points: TypeAlias = NDArray[np.int32]  # (n, 1, 2), x and y of the corners of a polygon
 
-FORMATS = "PNG", "JPEG", "WEBP", "BMP", "GIF"
+FORMATS = "PNG", "JPEG", "WEBP", "BMP", "GIF", "HEIF"
 MAX_PIXELS, MAX_SIDE, MAX_FRAMES = 50_000_000, 30_000, 20
 DIGIT = 20  # long side of a digit in it
-STROKE = 1.9, 3.4  # the mean widths of strokes that are left alone; MNIST's lie between 1.7 and 3.9, 90 in 100
+STROKE = 1.9, 3.2  # the mean widths of strokes that are left alone; MNIST's lie between 1.7 and 3.9, 90 in 100
 FINE = 8  # times DIGIT is the long side of a digit while its strokes are measured
 WORK, SURFACE, COARSE = 640, 160, 128  # longest sides: at all, to find the surface, its light
 EDGE = 13  # the change of colour between neighbours that parts two regions, in CIELAB
@@ -36,6 +37,7 @@ SMALL = 6  # the shortest side in which a digit is looked for
 CONTRAST = 9.0  # in CIELAB; below it nothing is ink
 GAP = 0.115  # strokes nearer than this share of a digit's height are one digit
 
+register_heif_opener(thumbnails=False)
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is lower
 
 
@@ -101,7 +103,7 @@ def first_that_shows(image: Image.Image, frames: int) -> Floats:
     """The colours of the first of so many frames that is not of one colour, or of the very first."""
     shown = None
     for frame in islice(ImageSequence.Iterator(image), frames):
-        rgb = lay_on_ground(*levels(ImageOps.exif_transpose(frame)))
+        rgb = lay_on_ground(*reduce(frame))
         if np.ptp(rgb, axis=(0, 1)).max() > 0.05:
             return rgb
         shown = rgb if shown is None else shown
@@ -109,20 +111,22 @@ def first_that_shows(image: Image.Image, frames: int) -> Floats:
     return shown
 
 
-def levels(image: Image.Image) -> tuple[Floats, Floats]:
-    """Colours and opacity (rows, columns, 1), both in [0, 1], the long side averaged down to WORK."""
+def reduce(image: Image.Image) -> tuple[Floats, Floats]:
+    """Colours and opacity (rows, columns, 1), both in [0, 1], upright, the long side averaged down to WORK.
+
+    All that follows the average is small: of 40 megapixels there are never more than two copies.
+    """
+    if image.mode in ("1", "P", "PA") or "transparency" in image.info:  # which cannot be averaged
+        image = image.convert("RGBA")
     scale = min(1, WORK / max(image.size))
     size = max(1, round(scale * image.width)), max(1, round(scale * image.height))
-    if image.mode.startswith("I"):  # 16 bits, which convert() clips to 255; some writers fill the lower 8 alone
-        grey = as_floats(image)
-        grey = np.clip(resize(as_floats(grey / (65535 if grey.max() > 255 else 255)), size), 0, 1)[..., np.newaxis]
-        return as_floats(np.repeat(grey, 3, axis=2)), np.ones_like(grey)
-    if not image.has_transparency_data:
-        rgb = as_floats(image.convert("RGB").resize(size, Image.Resampling.BOX)) / np.float32(255)
-        return as_floats(rgb), np.ones((*rgb.shape[:2], 1), np.float32)
-    small = image.convert("RGBA").convert("RGBa").resize(size, Image.Resampling.BOX)  # colours times opacity
-    rgba = as_floats(as_floats(small) / 255)
-    return np.clip(rgba[..., :3] / np.maximum(rgba[..., 3:], 1e-6), 0, 1), rgba[..., 3:]
+    image = image.convert("I") if image.mode.startswith("I") else image  # 16 bits
+    image = ImageOps.exif_transpose(image.resize(size, Image.Resampling.BOX))
+    if image.mode == "I":  # convert() would clip it to 255; some writers fill the lower 8 bits alone
+        grey = np.clip(np.asarray(image), 0, 65535)
+        image = Image.fromarray(as_mask(grey // 257 if grey.max() > 255 else grey))
+    rgba = as_floats(image.convert("RGBA")) / np.float32(255)
+    return rgba[..., :3], rgba[..., 3:]
 
 
 def lay_on_ground(rgb: Floats, alpha: Floats) -> Floats:
@@ -211,16 +215,18 @@ def find_surface(lab: Floats) -> tuple[Floats, Mask]:
 
 
 def is_panel(region: NDArray[np.bool_], hull: Points, small: NDArray[np.uint8]) -> bool:
-    """Whether a region of even colour fills a four-sided or round shape within the image and is drawn upon."""
-    area = max(cv2.contourArea(hull), 1)
+    """Whether a region of even colour is a four-sided or round shape within the image, its margin free, drawn upon."""
+    area, inside = max(cv2.contourArea(hull), 1), fill(hull, region.shape)
     corners = cv2.approxPolyDP(hull, 0.05 * cv2.arcLength(hull, True), True)
     four = len(corners) == 4 and 0.87 < cv2.contourArea(corners) / area < 1.1
     circle = area > 0.88 * math.pi * cv2.minEnclosingCircle(hull)[1] ** 2
     left, top, width, height = cv2.boundingRect(hull)
-    within = min(left, top) > 0 and left + width < region.shape[1] and top + height < region.shape[0]
+    within = (left > 0 and left + width < region.shape[1]) or (top > 0 and top + height < region.shape[0])
+    core = shrink(inside, 3)
+    free = np.count_nonzero(region & (inside > core)) > 0.8 * np.count_nonzero(inside > core)  # the margin
     even = np.count_nonzero(region) > 0.5 * area
-    drawn = np.count_nonzero((steps(small) > EDGE) & (shrink(fill(hull, region.shape), 3) > 0))
-    return bool(within and (four or circle) and even and drawn > 0.008 * area)
+    drawn = np.count_nonzero((steps(small) > EDGE) & (core > 0)) > 0.008 * area
+    return bool(within and (four or circle) and free and even and drawn)
 
 
 def steps(small: NDArray[np.uint8]) -> Floats:
@@ -232,6 +238,11 @@ def steps(small: NDArray[np.uint8]) -> Floats:
 def fill(hull: Points, shape: tuple[int, ...]) -> Mask:
     """The inside of a convex polygon."""
     return as_mask(cv2.fillConvexPoly(np.zeros(shape, np.uint8), hull, 1))
+
+
+def disc(size: int) -> Mask:
+    """A round structuring element."""
+    return as_mask(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)))
 
 
 def shrink(mask: Mask, radius: int) -> Mask:
@@ -253,28 +264,18 @@ def find_ink(rgb: Floats) -> Floats:
     threshold = max(otsu(contrast), 5 * noise, CONTRAST)
     if not (contrast > threshold).any():
         raise ImageError("there is no ink in the image")
-    full = float(np.percentile(contrast[contrast > threshold], 75))
-    strong = as_mask(contrast > max(threshold, full / 2))  # rules of the paper are fainter
-    strokes = keep_digit(add_faded(strong, as_mask(contrast > max(threshold, full / 4))), surface)
-    size = 2 * round(stroke_width(strokes)) + 1
-    local = np.clip(cv2.dilate(contrast * strokes, np.ones((size, size))), full / 4, full)
-    return as_floats(np.clip((contrast / cv2.blur(local, (size, size)) - 0.25) / 0.6, 0, 1) * strokes)
-
-
-def add_faded(strong: Mask, weak: Mask) -> Mask:
-    """The strong ink and what goes on from it as broad but weaker, under glare."""
-    size = max(1, round(0.6 * stroke_width(strong)))
-    broad = cv2.morphologyEx(weak, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)))
-    _, parts = cv2.connectedComponents(strong | broad)
-    return as_mask(np.isin(parts, np.unique(parts[strong > 0])))
+    depth = cv2.distanceTransform(as_mask(contrast > threshold), cv2.DIST_L2, 5)
+    full = float(np.average(contrast, weights=depth**2))  # of the broad strokes: rules of the paper are fainter
+    strokes = keep_digit(as_mask(contrast > max(threshold, full / 2)), surface)
+    return as_floats(np.clip((contrast / full - 0.25) / 0.6, 0, 1) * strokes)
 
 
 def ink_contrast(lab: Floats, surface: Mask) -> Floats:
-    """How far each colour is from the paper's at its place, towards the ink's colour; it counts for more in shadow."""
+    """How far each colour is from the paper's at its place, towards the ink's colour."""
     if min(lab.shape[:2]) > COARSE:
         lab = cv2.GaussianBlur(lab, (0, 0), max(lab.shape[:2]) / 500)
     paper = find_paper(lab, surface)
-    difference = (lab - paper) * (116 / (np.clip(paper[..., :1], 0, 100) + 16)) * surface[..., np.newaxis]
+    difference = (lab - paper) * surface[..., np.newaxis]
     distance = np.linalg.norm(difference, axis=2)
     strong = distance >= 0.6 * np.percentile(distance, 99.5)
     ink = np.average(difference[strong], axis=0, weights=distance[strong] + 1e-9)
@@ -285,8 +286,9 @@ def find_paper(lab: Floats, surface: Mask) -> Floats:
     """The colour of the paper alone, also under the ink, each channel turned so that ink is its low side."""
     size = fit(lab, min(COARSE, max(lab.shape[:2])))
     on = cv2.resize(surface, size, interpolation=cv2.INTER_NEAREST) > 0
-    channels = [find_level(f, on) for f in cv2.split(resize(lab, size))]
-    return resize(np.stack(channels, axis=2), (lab.shape[1], lab.shape[0]), cv2.INTER_LINEAR)
+    least = np.array([0, -128, -128], np.float32)
+    channels = [find_level(f, on) for f in cv2.split(np.maximum(resize(lab, size) - least, 0))]
+    return resize(np.stack(channels, axis=2) + least, (lab.shape[1], lab.shape[0]), cv2.INTER_LINEAR)
 
 
 def find_level(f: Floats, on: NDArray[np.bool_]) -> Floats:
@@ -296,13 +298,13 @@ def find_level(f: Floats, on: NDArray[np.bool_]) -> Floats:
     the light falls off. Ink is rarer than paper: it lies further from the mean about it, on one side.
     """
     radius = max(1, max(f.shape) // 6)
-    filled = np.where(on, f, np.median(f[on]))
-    wide = cv2.copyMakeBorder(as_floats(filled), *4 * [max(f.shape) // 8], cv2.BORDER_REPLICATE)
+    filled = np.sqrt(np.where(on, f, np.median(f[on])))  # the square root evens out light and shadow
+    wide = np.pad(filled, max(f.shape) // 8, "edge")
     sign = -1 if np.mean((wide - cv2.GaussianBlur(wide, (0, 0), max(f.shape) / 5)) ** 3) > 0 else 1
     f = f * sign
     smooth = fit_parabola(f, on)
     closed = np.minimum(close(f, on, radius) - smooth, close(f - smooth, on, radius))
-    return sign * (smooth + cv2.GaussianBlur(closed, (0, 0), radius / 3))
+    return as_floats(sign * (smooth + cv2.GaussianBlur(closed, (0, 0), radius / 3)))
 
 
 def close(f: Floats, on: NDArray[np.bool_], radius: int) -> Floats:
@@ -367,7 +369,7 @@ def keep_digit(mask: Mask, surface: Mask) -> Mask:
         raise ImageError("there is no ink in the image, or too little to tell what it is")
     rim = surface - cv2.erode(surface, np.ones((3, 3)), borderType=cv2.BORDER_CONSTANT, borderValue=0)
     inner = [p for p in parts if not (p.mask & rim).any()]  # the rest goes on beyond the surface
-    if inner and inner[0].area > 0.15 * parts[0].area:
+    if inner and inner[0].area > 0.05 * parts[0].area:
         parts = inner
     parts = inside_frame(mask, parts)
     main = max(parts, key=lambda p: p.area * p.width**2)
@@ -384,11 +386,12 @@ def inside_frame(mask: Mask, parts: list[Part]) -> list[Part]:
     The ring of a 0 is no frame: there is nothing in it, or a slash that is thinner.
     """
     for frame in parts:
-        for contour in cv2.findContours(1 - frame.mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)[0]:
+        contours, tree = cv2.findContours(frame.mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+        for contour in (contour for contour, (_, _, _, parent) in zip(contours, tree[0]) if parent >= 0):  # holes
             _, _, w, h = cv2.boundingRect(contour)
-            if w > frame.w or h > frame.h or w * h < 0.5 * frame.w * frame.h:  # the outside, or a small hole
+            if w * h < 0.5 * frame.w * frame.h:
                 continue
-            hull = fill(cv2.convexHull(contour), mask.shape)
+            hull = shrink(fill(cv2.convexHull(contour), mask.shape), 1)
             line = frame.mask & (1 - hull)
             within = find_parts(mask & hull, 0.1 * line.sum())
             if any(p.width > 1.25 * stroke_width(line) and p.h > 0.35 * h for p in within):
@@ -397,12 +400,9 @@ def inside_frame(mask: Mask, parts: list[Part]) -> list[Part]:
 
 
 def is_line(part: Part, main: Part) -> bool:
-    """Whether a component is a rule or an underline, or an open frame about the main one: thinner, and as long."""
-    sparse = part.area < 0.25 * part.w * part.h
-    across = min(part.x + part.w, main.x + main.w) - max(part.x, main.x) > 0.8 * main.w
-    down = min(part.y + part.h, main.y + main.h) - max(part.y, main.y) > 0.8 * main.h
-    is_long = part.length > 0.8 * main.length and (sparse or part.w > 5 * part.h)
-    return part.width < 0.7 * main.width and (is_long or (sparse and across and down))
+    """Whether a component is a rule, an underline or an open frame: thinner than the main one, and as long."""
+    sparse = part.area < 0.25 * part.w * part.h or part.w > 5 * part.h
+    return sparse and part.width < 0.7 * main.width and part.length > 0.8 * main.length
 
 
 def is_like_a_digit(part: Part, main: Part) -> bool:
@@ -426,10 +426,10 @@ def belongs(part: Part, digit: list[Part], gap: float) -> bool:
     main = digit[0]
     _, _, width, height = cv2.boundingRect(merge([part, *digit]))
     beside = part.x > main.x + main.w or main.x > part.x + part.w
-    near = gap < GAP * (height if beside else width)
+    near = gap < GAP * (height if beside else max(width, main.length))
     small = gap < 0.33 * main.length and not is_like_a_digit(part, main)
     goes_on = gap < 0.5 * main.length and any(is_straight(part, p) for p in digit)
-    return part.width > 0.5 * main.width and (near or small or goes_on)
+    return part.width > 0.4 * main.width and (near or small or goes_on)
 
 
 def merge(parts: list[Part]) -> Mask:
@@ -472,7 +472,7 @@ def even_strokes(ink: Floats) -> Floats:
     change = min(max(width, STROKE[0]), STROKE[1]) - width
     radius = round(FINE * abs(change) / 2)
     ink = np.pad(ink, radius + 1)
-    kernel = np.ones((2 * radius + 1, 2 * radius + 1))
+    kernel = disc(2 * radius + 1)
     return trim(cv2.dilate(ink, kernel) if change > 0 else cv2.erode(ink, kernel), 0.2)
 
 

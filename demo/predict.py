@@ -91,7 +91,7 @@ def save_stages(path: Path, content: bytes) -> Path:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns its exit status: 0, or 1 where an image or the weights could not be read."""
     parser = argparse.ArgumentParser(prog="python -m demo.predict", description=__doc__)
-    parser.add_argument("images", type=Path, nargs="+", metavar="FILE", help="PNG, JPEG, WebP, BMP or GIF")
+    parser.add_argument("images", type=Path, nargs="+", metavar="FILE", help="PNG, JPEG, WebP, BMP, GIF or HEIC")
     parser.add_argument("--show", action="store_true", help="save how it was read, as FILE.stages.png")
     parser.add_argument("--dataset", default="mnist", help="digits or clothes (default: mnist), or a path to one's own")
     parser.add_argument("--weights", type=Path, help="weights/DATASET.pkl if not given")
@@ -106,13 +106,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             content = path.read_bytes()
             if options.show:
-                print("stages:", save_stages(path, content))
+                print("stages:", printable(save_stages(path, content)))
             image = prepare_image(content, weights["dataset"])
         except (ImageError, OSError) as error:
-            print(f"{path}: {error.strerror if isinstance(error, OSError) else error}", file=sys.stderr)
+            reason = error.strerror if isinstance(error, OSError) else error
+            print(printable(f"{path}: {reason}"), file=sys.stderr)
             status = 1
         else:
-            print(path, draw(image), describe(predict(weights, image), weights["classes"]), "", sep="\n")
+            print(printable(path), draw(image), describe(predict(weights, image), weights["classes"]), "", sep="\n")
     return status
 
 

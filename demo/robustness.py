@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.random import Generator
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 
 import nn
 from data.augment import Images
@@ -34,6 +35,7 @@ Condition: TypeAlias = Callable[[Digit, Generator], bytes]  # -> the content of 
 ALLOWED, ALLOWED_AS_THEY_ARE = 2.0, 0.3  # points lost: under a condition, by the dataset's own images
 PAPER_AND_INK = (225, 222, 215), (250, 240, 215), (45, 45, 55), (35, 55, 150), (40, 65, 50), (225, 225, 215)
 WHITE, CREAM, BLACK, BLUE, BOARD, CHALK = map(np.array, PAPER_AND_INK)
+YELLOW, RED, GREEN = np.array([250, 235, 115]), np.array([190, 60, 60]), np.array([60, 115, 60])  # two of equal grey
 TRANSPOSES = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_90 TRANSVERSE ROTATE_270"
 TURNS = {  # EXIF orientation, counted from 2: how the image lies in the file
     n: Image.Transpose[name] for n, name in enumerate(TRANSPOSES.split(), start=2)
@@ -154,6 +156,30 @@ def squared(x: Digit, rng: Generator) -> bytes:
     return save(sheet + rng.normal(0, 3, sheet.shape), "JPEG")
 
 
+def sticky_note(x: Digit, rng: Generator) -> bytes:
+    """A slip of yellow paper, turned a little, on a table."""
+    slip = to_image(colour(place(redraw(x, 200), 300, 300, rng), YELLOW, BLUE)).convert("RGBA")
+    slip = slip.rotate(rng.uniform(-9, 9), Image.Resampling.BICUBIC, expand=True)
+    table = Image.new("RGB", (640, 480), (105, 75, 50))
+    table.paste(slip, (rng.integers(10, 250), rng.integers(10, 100)), slip)
+    return save(photo(np.asarray(table), rng), "JPEG")
+
+
+def with_lines(x: Digit, draw: Callable[[ImageDraw.ImageDraw], None]) -> bytes:
+    """With what is drawn about it: the digit lies between 50 and 350, down and across."""
+    sheet = to_image(colour(np.pad(redraw(x, 300), 50), WHITE, BLACK))
+    draw(ImageDraw.Draw(sheet))
+    return save(sheet)
+
+
+def figure_with_axes(x: Digit, rng: Generator) -> bytes:
+    """As imshow and savefig of Matplotlib leave it."""
+    figure, buffer = Figure(), io.BytesIO()
+    figure.subplots().imshow(x, cmap=str(rng.choice(["gray", "gray_r", "viridis"])))
+    figure.savefig(buffer)
+    return buffer.getvalue()
+
+
 def canvas(x: Digit, rng: Generator, pen: int) -> bytes:
     """Ink of one colour on nothing."""
     alpha = 255 * place(redraw(x, 280), 320, 400, rng)
@@ -207,6 +233,11 @@ CONDITIONS: dict[str, Condition] = {
     "BMP": lambda x, rng: save(colour(place(enlarge(x, 100), 150, 200, rng), CREAM, BLUE), "BMP"),
     "turned by EXIF": turned,
     "12-megapixel photo": telephone,
+    "sticky note": sticky_note,
+    "in a box": lambda x, rng: with_lines(x, lambda draw: draw.rectangle((40, 40, 360, 360), outline="gray", width=4)),
+    "underlined": lambda x, rng: with_lines(x, lambda draw: draw.line((50, 360, 350, 365), fill="black", width=5)),
+    "red on green": lambda x, rng: save(colour(place(redraw(x, 280), 400, 400, rng), GREEN, RED)),
+    "figure with axes": figure_with_axes,
 }
 
 

@@ -264,8 +264,10 @@ def test_another_type_of_body_is_refused(url: str, media_type: str) -> None:
     assert "--data-binary @photo.png -H 'Content-Type: image/png'" in detail and media_type[:9] in detail
 
 
-def test_a_jpeg_may_be_called_jpg(url: str) -> None:
-    assert post(url, drawing("JPEG"), "image/jpg").json() == post(url, drawing("JPEG"), "image/jpeg").json()
+@pytest.mark.parametrize("format, media_type", [("JPEG", "image/jpg"), ("HEIF", "image/heic"), ("HEIF", "image/heif")])
+def test_photos_of_telephones_are_read(url: str, format: str, media_type: str) -> None:
+    answer, expected = post(url, drawing(format), media_type), post(url, drawing("JPEG"), "image/jpeg")
+    assert answer.status_code == 200 and answer.json()["label"] == expected.json()["label"]
 
 
 @pytest.mark.parametrize("media_type", [demo.JSON, "image/png"])

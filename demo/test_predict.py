@@ -124,6 +124,18 @@ def test_weights_of_a_stranger_print_no_control_characters(folder: Path, capsys:
     assert capsys.readouterr().err == f"predict: {path} {error}"
 
 
+def test_names_of_files_print_no_control_characters(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["my photo (1) & [2]'s $x \x1b[31m.png", "bad \x1b[2J.png"]
+    Path("one.png").rename(names[0])
+    assert main([*names, "--show"]) == 1
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out + err
+    shown = "my photo (1) & [2]'s $x [31m.png"
+    assert (
+        out.startswith(f"stages: {shown}.stages.png\n{shown}\n") and err == "bad [2J.png: No such file or directory\n"
+    )
+
+
 def test_draw_has_a_line_for_each_row() -> None:
     image = np.zeros((28, 28), np.uint8)
     image[0, 0], image[27, 2] = 255, 128
