@@ -79,7 +79,7 @@ ERRORS = {
 class Description:
     """The network: units of its layers, functions, and the share of a set that it read right, in [0, 1].
 
-    measured_on: that set, "test" or "validation". training_images: 0 where they are not at hand. max_bytes: of a body.
+    measured_on: that set, "test" or "validation". training_images: 0 where they are not at hand.
     """
 
     dataset: str
@@ -90,7 +90,6 @@ class Description:
     accuracy: float
     measured_on: str
     training_images: int
-    max_bytes: int
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,6 @@ def describe(network: Network) -> Description:
         accuracy=weights["accuracy"],
         measured_on=weights["measured_on"],
         training_images=len(memory.X) if memory else 0,
-        max_bytes=MAX_BYTES,
     )
 
 

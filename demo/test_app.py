@@ -184,7 +184,7 @@ def test_an_image_file_goes_through_the_one_door(url: str, format: str) -> None:
 
 def test_the_network_is_described(url: str) -> None:
     names = {"dataset": "mnist", "activation": "relu", "loss": "cross_entropy", "measured_on": "validation"}
-    numbers = {"layers": LAYERS, "accuracy": 0.5, "training_images": 50, "max_bytes": 10_000_000}
+    numbers = {"layers": LAYERS, "accuracy": 0.5, "training_images": 50}
     assert httpx.get(f"{url}/api/network").json() == {**names, **numbers, "classes": list("0123456789")}
     assert httpx.get(f"{url}/api/health").json() == {"status": "ok"}
 
