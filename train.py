@@ -21,8 +21,8 @@ from data.augment import Images, Strengths, parse_strengths, usual_strengths
 from data.batches import make_batches, scale_parts
 from data.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
 from data.datasets import PIXELS
-from data.files import is_writable
-from data.flags import flag, parse_flags
+from data.files import check_writable
+from data.flags import flag, parse_flags, printable
 from data.formats import save_predictions
 from data.load import Dataset, Sets, is_same, load_measured, load_sets, parse_dataset, scale_pixels, weights_name
 from data.progress import tqdm
@@ -67,8 +67,6 @@ class Config:
     def __post_init__(self) -> None:
         self.evaluate = self.evaluate or self.predictions is not None
         self.weights = Path(str(self.weights).replace("DATASET", weights_name(self.dataset)))
-        if not is_writable(self.weights):
-            raise ArgumentTypeError(f"--weights must name a file, and {self.weights} is there and is none")
         self.augment = usual_strengths(self.dataset)._replace(**self.augment)._asdict()
         if self.init not in nn.INITS:
             self.init = {"sigmoid": "lecun", "tanh": "xavier"}.get(self.activation, "he")
@@ -124,8 +122,10 @@ def make_gradients(config: Config, comm: "MPI.Comm | None" = None) -> nn.Gradien
 def start(config: Config) -> tuple[Sets, Checkpoint]:
     """The sets, and where to begin: before the first epoch or, with --resume, where a run of the same flags stopped.
 
-    The last layer, if 0, becomes the number of classes. ArgumentTypeError where the layers do not fit the images.
+    A last layer of 0 becomes the classes. ArgumentTypeError where layers do not fit, OSError where nothing can be kept.
     """
+    for path in config.weights, checkpoint_path(config.weights):
+        check_writable(path)
     sets = load_sets(config.dataset, config.validation, config.samples)
     K = len(sets.classes)
     config.layers = [*config.layers[:-1], config.layers[-1] or K]
@@ -229,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with np.errstate(all="ignore"):  # of numbers that overflow, the loss tells
             return evaluate(config) if config.evaluate else train(config, comm)
     except (OSError, ValueError, ArithmeticError, MemoryError, ArgumentTypeError) as error:
-        print("train.py:", "".join(filter(str.isprintable, str(error)))[:1000], file=sys.stderr)  # it may quote a file
+        print("train.py:", printable(error), file=sys.stderr)  # it may quote a file
         return 2 if isinstance(error, ArgumentTypeError) else 1
     except SystemExit:
         kept = checkpoint_path(config.weights).exists()

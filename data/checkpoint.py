@@ -27,7 +27,7 @@ def checkpoint_path(weights: Path) -> Path:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint. ValueError for NaN and infinity, OSError that names path."""
+    """Writes a checkpoint. ValueError for NaN and infinity in its arrays, OSError that names path."""
     save_tree(path, checkpoint)
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from data.datasets import DATASETS, NAMES, SIDE, Package, Published
 from data.files import write_whole
+from data.flags import printable
 from data.formats import read_split
 from data.load import HOME, parse_dataset
 from data.progress import tqdm
@@ -53,7 +54,7 @@ def fetch(name: str, dataset: Published, folder: Path, own: Path | None = None, 
                 reason = f"no connection, {error.reason}" if type(error) is urllib.error.URLError else str(error)
                 said = reason.replace(f"{temporary}{os.sep}", "") or type(error).__name__
                 line = textwrap.shorten(f"{source}: {said}", 300)
-                failures.append("".join(filter(str.isprintable, line)))
+                failures.append(printable(line))
                 continue
         for file, content in files.items():
             write_whole(folder / file, content)

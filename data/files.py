@@ -12,9 +12,22 @@ if sys.platform != "win32":
     import fcntl
 
 
-def is_writable(path: Path) -> bool:
-    """Whether path is a file, a link to one, or nothing yet: no folder, FIFO, device or socket."""
-    return path.is_file() or not path.exists()
+def check_writable(path: Path) -> tuple[Path, Path]:
+    """The file that a write of path replaces, links followed, and the temporary one beside it.
+
+    OSError that names path where either is no file (a folder, FIFO, device, socket or endless link), or the folder
+    cannot be written.
+    """
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f"{target.name}.tmp")
+    for place in target, temporary:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            if not stat.S_ISREG(place.lstat().st_mode):
+                raise OSError(f"cannot write {path}: {place} is there and is no file; name another")
+    folder = next(parent for parent in target.parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise OSError(f"cannot write {path}: the folder {folder} cannot be written; name another")
+    return target, temporary
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -22,11 +35,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
     OSError that names path.
     """
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f"{target.name}.tmp")
-    for place in path, temporary:
-        if not is_writable(place):
-            raise OSError(f"cannot write {path}: {place} is there and is no file; name another")
+    target, temporary = check_writable(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with open_locked(temporary) as file:
@@ -71,8 +80,9 @@ def is_at(path: Path, file: BinaryIO) -> bool:
 def discard(path: Path) -> None:
     """Removes path, unless another run is writing it."""
     with suppress(OSError), open(path, "rb") as file:
-        if sys.platform == "win32":
-            file.close()
-        else:
+        if sys.platform != "win32":
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink()
+        if is_at(path, file):
+            if sys.platform == "win32":
+                file.close()  # no open file can be removed there
+            path.unlink()

@@ -1,4 +1,4 @@
-"""A command's flags as a dataclass: each field is a flag, with its default, its help and its bounds."""
+"""A command's flags as a dataclass, each field with its default, help and bounds; and texts that are safe to print."""
 
 import argparse
 from collections.abc import Sequence
@@ -38,4 +38,9 @@ def parse_flags(kind: type[Flags], arguments: Sequence[str] | None, description:
     try:
         return kind(**typed)
     except argparse.ArgumentTypeError as error:
-        parser.error(str(error))
+        parser.error(printable(error))
+
+
+def printable(text: object) -> str:
+    """A text that may come from a stranger's file, as one line without control characters, of at most 1,000."""
+    return "".join(c if c.isprintable() else " " for c in str(text))[:1000]

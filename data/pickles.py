@@ -16,7 +16,7 @@ import numpy as np
 from data.files import write_whole
 
 FORMAT = 1  # of the file
-TAIL = 66  # its last bytes: the SHA-256 in hex, and the opcodes that end the dict and the pickle
+DIGEST, END = 64, 2  # its last bytes: the SHA-256 in hex, and the opcodes that end the dict and the pickle
 MAX_BYTES, MAX_OPCODES, MAX_TEXT = 250_000_000, 10_000, 1000  # an array takes 15 opcodes or so
 PLAIN = (
     "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT SHORT_BINUNICODE BINUNICODE "
@@ -26,10 +26,12 @@ OPCODES = {opcode.code.encode("latin-1"): opcode.name for opcode in pickletools.
 
 
 def pack(tree: object) -> object:
-    """A tree of dicts with each array in it as a dict of dtype, shape and bytes."""
+    """The tree with each array in it as a dict of dtype, shape and bytes."""
     if isinstance(tree, np.ndarray):
         return {"dtype": tree.dtype.str, "shape": list(tree.shape), "bytes": bytearray(tree.tobytes())}
-    return {k: pack(v) for k, v in tree.items()} if isinstance(tree, Mapping) else tree
+    if isinstance(tree, Mapping):
+        return {k: pack(v) for k, v in tree.items()}
+    return [pack(v) for v in tree] if isinstance(tree, list) else tree
 
 
 def unpack(tree: object) -> object:
@@ -86,12 +88,12 @@ def decode(content: bytes) -> dict[str, object]:
 
 def digest(content: bytes) -> str:
     """The SHA-256, in hex, of all before its own place."""
-    return hashlib.sha256(memoryview(content)[:-TAIL]).hexdigest()
+    return hashlib.sha256(memoryview(content)[: -DIGEST - END]).hexdigest()
 
 
 def seal(content: bytes) -> bytes:
     """The pickle with its SHA-256 in its place."""
-    return content[:-TAIL] + digest(content).encode() + content[64 - TAIL :]
+    return content[: -DIGEST - END] + digest(content).encode() + content[-END:]
 
 
 def save_tree(path: Path, tree: Mapping[str, object]) -> None:
@@ -99,8 +101,10 @@ def save_tree(path: Path, tree: Mapping[str, object]) -> None:
     buffer = io.BytesIO()
     pickler = pickle.Pickler(buffer, protocol=5)
     pickler.fast = True  # no memo: nothing in the file refers to another part of it
+    if own := {"format", "sha256"} & tree.keys():
+        raise ValueError(f"{path} cannot hold this: {', '.join(sorted(own))} are names of the file's own")
     try:
-        pickler.dump(pack({"format": FORMAT, **tree, "sha256": 64 * "0"}))
+        pickler.dump(pack({"format": FORMAT, **tree, "sha256": DIGEST * "0"}))
         content = seal(buffer.getvalue())
         decode(content)
     except Exception as error:  # as in load_tree

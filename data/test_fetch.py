@@ -124,7 +124,7 @@ BEHAVIOURS: dict[str, Callable[[Handler, bytes], None]] = {
 }
 BAD = [
     ("missing", "HTTP Error 404: Not Found"),
-    ("error", "HTTP Error 500: the server's [2J fault"),
+    ("error", "HTTP Error 500: the server's  [2J fault"),
     ("page", "train-images-idx3-ubyte is a web page"),
     ("empty", "found 0 bytes, expected a header of 16 and more"),
     ("half", "Compressed file ended before the end-of-stream marker was reached"),

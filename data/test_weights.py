@@ -212,7 +212,7 @@ def test_weights_that_do_not_fit_are_neither_written_nor_read(
     (np.arange(3), "<i8"), (np.ones(3, np.float16), "<f2"), (np.array([None]), "|O"), (np.float64(1), "it uses"),
     ((1, 2), "it uses TUPLE2"), ({1, 2}, "it uses"), (math.inf * np.ones(1), "NaN or infinity"),
     (1001 * "a", "a text of more than 1000 bytes"), (b"a", "BINBYTES"), (bytearray(b"a"), "belong to no array"),
-    (10_000 * [[]], "more than 10000 opcodes"),
+    (10_000 * [[]], "more than 10000 opcodes"), ([np.arange(3)], "<i8"),
 ])  # fmt: skip
 def test_what_could_not_be_read_is_not_written(path: Path, entry: object, reason: str) -> None:
     before = path.read_bytes()
@@ -220,6 +220,19 @@ def test_what_could_not_be_read_is_not_written(path: Path, entry: object, reason
         save_weights(path, {**made_up(), "more": {"entry": entry}})
     assert f"{path} cannot hold this: " in str(caught.value) and reason in str(caught.value)
     assert path.read_bytes() == before
+
+
+@each("name", ["format", "sha256"])
+def test_names_of_the_file_are_not_taken(path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=f"{path} cannot hold this: {name} are names of the file's own"):
+        save_weights(path, {**made_up(), name: 1})
+
+
+def test_a_message_has_one_line_without_control_characters(path: Path) -> None:
+    save_tree(path, {**made_up(), "measured_on": "a\n\x1b[31m\u202e" + 900 * "b"})
+    with pytest.raises(ValueError) as caught:
+        load_weights(path)
+    assert str(caught.value).isprintable() and "a  [31m bb" in str(caught.value) and len(str(caught.value)) <= 1000
 
 
 @each("dtype", ["<f2", "<i8", ">f8", "|O8"])
@@ -274,15 +287,15 @@ def test_a_link_stays_one_and_a_file_keeps_its_mode(path: Path) -> None:
     assert bits(load_weights(path)) == bits(load_weights(link)) == bits(made_up(1))
 
 
-@each("kind", ["folder", "FIFO", "device", "dangling link"])
+@each("kind", ["folder", "FIFO", "device", "dangling link", "endless link"])
 def test_what_is_no_file_is_not_replaced(path: Path, kind: str) -> None:
     other = {"device": Path("/dev/null")}.get(kind, path.with_name("other"))
     if kind == "folder":
         other.mkdir()
     elif kind == "FIFO":
         os.mkfifo(other)
-    elif kind == "dangling link":
-        other.symlink_to("new")
+    elif kind.endswith("link"):
+        other.symlink_to("new" if kind == "dangling link" else other.name)
     before = other.lstat()
     if kind == "dangling link":
         save_weights(other, made_up(1))
@@ -291,6 +304,15 @@ def test_what_is_no_file_is_not_replaced(path: Path, kind: str) -> None:
         with pytest.raises(OSError, match=f"cannot write {other}: {other} is there and is no file; name another"):
             save_weights(other, made_up(1))
         assert (other.lstat().st_mode, other.lstat().st_ino) == (before.st_mode, before.st_ino)
+
+
+def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(path: Path) -> None:
+    other, link, before = path.with_name("other"), path.with_name("weights.pkl.tmp"), path.read_bytes()
+    other.write_bytes(b"precious")
+    link.symlink_to(other.name)
+    with pytest.raises(OSError, match=f"{link} is there and is no file"):
+        save_weights(path, made_up(1))
+    assert other.read_bytes() == b"precious" and path.read_bytes() == before
 
 
 def test_two_writers_of_one_file_take_turns(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from typing import TypedDict, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from data.flags import printable
 from data.pickles import load_tree, save_tree
 
 
@@ -60,4 +61,4 @@ def load_weights(path: Path | str) -> Weights:
     try:
         return check_weights(tree)
     except ValueError as error:
-        raise ValueError(f"{path} does not hold weights: {error}") from error
+        raise ValueError(printable(f"{path} does not hold weights: {error}")) from error

@@ -8,6 +8,7 @@ the page: DIGIT_API_KEY=... python -m demo.app --host 0.0.0.0, and this machine'
 import argparse
 import asyncio
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
@@ -36,10 +37,11 @@ from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
 
 from data.datasets import PIXELS, SIDE
+from data.flags import printable
 from data.load import scale_pixels
 from demo.answer import Answer, Network, Prediction, answer, read_network
 from demo.photo import ImageError, prepare_image
-from demo.predict import printable, weights_path
+from demo.predict import weights_path
 
 PAGE = Path(__file__).resolve().parent / "index.html"
 JSON = "application/json"
@@ -276,7 +278,7 @@ def serve(app: FastAPI, listener: socket.socket, stop: Callable[[], Awaitable[ob
     """Serves the app on a socket that listens, until a signal or stop() ends it; logs warnings and errors alone."""
     config = Config()
     config.bind = [f"fd://{listener.detach()}"]
-    config.keep_alive_timeout = HEADER_SECONDS
+    config.keep_alive_timeout = HEADER_SECONDS  # it ends half a header, too
     config.loglevel, config.include_server_header, config.graceful_timeout = "WARNING", False, 2
     asyncio.run(hypercorn.asyncio.serve(app, config, shutdown_trigger=stop))
 
@@ -300,12 +302,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     host = f"[{options.host}]" if ":" in options.host else options.host
     try:
         listener = listen(options.host, options.port)
-    except (OSError, OverflowError) as error:
-        place = f"{host}:{options.port}: {error}"
+    except (OSError, OverflowError, UnicodeError) as error:
+        place = printable(f"{host}:{options.port}: {error}")
         print(f'demo.app: cannot listen at {place}; name another: make demo ARGS="--port 8001"', file=sys.stderr)
         return 1
-    print(f"draw at http://{host}:{listener.getsockname()[1]} (the API: /docs); Ctrl-C stops it", flush=True)
-    print("for a phone in the same network: --host 0.0.0.0, with a key in DIGIT_API_KEY", flush=True)
+    with contextlib.suppress(BrokenPipeError):  # it serves, whether or not anyone reads this
+        print(f"draw at http://{host}:{listener.getsockname()[1]} (the API: /docs); Ctrl-C stops it", flush=True)
+        print("for a phone in the same network: --host 0.0.0.0, with a key in DIGIT_API_KEY", flush=True)
     serve(app, listener)
     return 0
 

@@ -17,9 +17,10 @@ import nn
 from data.augment import Images
 from data.batches import scale_parts
 from data.datasets import SIDE
+from data.flags import printable
 from data.load import is_same, load_measured, weights_name
 from data.weights import Weights
-from demo.predict import PROBABILITIES, load_network, printable, weights_path
+from demo.predict import PROBABILITIES, load_network, weights_path
 
 BLUE, RED, GREY, INK, FRAME = "#2b6cb0", "#d9480f", "#a9b1bc", "#22262e", "#e3e7ec"
 PAPER = matplotlib.colormaps["gray_r"].with_extremes(bad=FRAME)  # dark ink; NaN is what lies between images

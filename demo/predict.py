@@ -11,6 +11,7 @@ from PIL import Image
 
 import nn
 from data.datasets import PIXELS, SIDE
+from data.flags import printable
 from data.load import scale_pixels, weights_name
 from data.weights import Weights, load_weights
 from demo.photo import ImageError, find_stages, prepare_image
@@ -69,11 +70,6 @@ def describe(probabilities: nn.Array, classes: Sequence[str]) -> str:
     width = max(map(len, names))
     bars = [f"{name:{width}} {p:6.1%} {'#' * round(BAR * p)}".rstrip() for name, p in zip(names, shares, strict=True)]
     return "\n".join([names[int(probabilities.argmax())], "", *bars])
-
-
-def printable(text: object) -> str:
-    """A text that may come from a stranger's file, without control characters and not too long."""
-    return "".join(filter(str.isprintable, str(text)))[:1000]
 
 
 def save_stages(path: Path, content: bytes) -> Path:

@@ -21,10 +21,11 @@ from PIL import Image, ImageDraw, ImageFilter
 import nn
 from data.augment import Images
 from data.datasets import DATASETS
+from data.flags import printable
 from data.load import load_sets, scale_pixels
 from data.weights import Weights
 from demo.photo import ImageError, prepare_image
-from demo.predict import load_network, printable
+from demo.predict import load_network
 
 Digit: TypeAlias = NDArray[np.uint8]  # (28, 28)
 Ink: TypeAlias = NDArray[np.float64]  # (rows, columns), 0 for paper and 1 for full ink
