@@ -43,4 +43,4 @@ def parse_flags(kind: type[Flags], arguments: Sequence[str] | None, description:
 
 def printable(text: object) -> str:
     """A text that may come from a stranger's file, as one line without control characters, of at most 1,000."""
-    return "".join(c if c.isprintable() else " " for c in str(text))[:1000]
+    return "".join(c if c.isprintable() else " " for c in str(text)).strip()[:1000]

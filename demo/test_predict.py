@@ -118,9 +118,9 @@ def test_weights_of_a_stranger_print_no_control_characters(folder: Path, capsys:
     path = keep(folder / "loud.pkl", constant(1), classes=[f"{k}\x1b[31m\n" for k in range(10)])
     assert main(["one.png", "--weights", str(path)]) == 0
     out = capsys.readouterr().out
-    assert len(out.splitlines()) == 1 + 28 + 2 + 10 + 1 and "\n1[31m\n" in out and "\x1b" not in out
+    assert len(out.splitlines()) == 1 + 28 + 2 + 10 + 1 and "\n1 [31m\n" in out and "\x1b" not in out
     assert main(["one.png", "--weights", str(keep(path, constant(1), activation="\x1b[2J\nstep"))]) == 1
-    error = "needs activation [2Jstep and loss cross_entropy, which are not known here\n"
+    error = "needs activation  [2J step and loss cross_entropy, which are not known here\n"
     assert capsys.readouterr().err == f"predict: {path} {error}"
 
 
@@ -130,9 +130,9 @@ def test_names_of_files_print_no_control_characters(folder: Path, capsys: pytest
     assert main([*names, "--show"]) == 1
     out, err = capsys.readouterr()
     assert "\x1b" not in out + err
-    shown = "my photo (1) & [2]'s $x [31m.png"
+    shown = "my photo (1) & [2]'s $x  [31m.png"
     assert (
-        out.startswith(f"stages: {shown}.stages.png\n{shown}\n") and err == "bad [2J.png: No such file or directory\n"
+        out.startswith(f"stages: {shown}.stages.png\n{shown}\n") and err == "bad  [2J.png: No such file or directory\n"
     )
 
 
