@@ -327,7 +327,7 @@ def fit_parabola(f: Floats, on: NDArray[np.bool_]) -> Floats:
 def otsu(f: Floats) -> float:
     """Otsu 1979: the threshold with the largest variance between what lies below and what lies above."""
     top = max(float(f.max()), 1e-6)
-    return cv2.threshold((255 * f / top).astype(np.uint8), 0, 255, cv2.THRESH_OTSU)[0] * top / 255
+    return float(cv2.threshold((255 * f / top).astype(np.uint8), 0, 255, cv2.THRESH_OTSU)[0]) * top / 255
 
 
 # Connected components
