@@ -23,6 +23,7 @@ import data.load
 import nn
 import train
 from data.augment import NOISE, Images, Strengths, augment, usual_strengths
+from data.batches import make_batches
 from data.datasets import DATASETS
 from data.load import Dataset, scale_pixels
 from data.pickles import load_tree, save_tree
@@ -274,6 +275,18 @@ def test_ranks_take_the_steps_of_one_process(monkeypatch: pytest.MonkeyPatch, ra
     for k in params:
         np.testing.assert_allclose(first["params"][k], alone["params"][k], rtol=1e-10, atol=1e-12)
     assert all((bits(other["params"]), other["loss"]) == (bits(first["params"]), first["loss"]) for other in others)
+
+
+def test_augmentation_fades_from_epoch_to_epoch(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    shifts = list[float]()
+
+    def spied(X: Images, T: nn.Array, size: int, rng: Any, strengths: Strengths, *ranks: int) -> Iterator[Any]:
+        shifts.append(strengths.shift)
+        return make_batches(X, T, size, rng, strengths, *ranks)
+
+    monkeypatch.setattr(train, "make_batches", spied)
+    command("--epochs", "4", "--augment", "shift=2,fade=0.75")
+    assert shifts == pytest.approx([2, 2, 4 / 3, 2 / 3])
 
 
 def test_rank_0_alone_speaks(
