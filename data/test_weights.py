@@ -33,6 +33,11 @@ FURTHER: dict[str, object] = {
 }  # fmt: skip
 
 
+def brief(value: object) -> str:
+    """The name of a parameter in the name of its test, however long it is."""
+    return ascii(value[:20] if isinstance(value, bytes | str) else value)[:60]
+
+
 def made_up(seed: int = 0, dtype: type = np.float64) -> Weights:
     rng = np.random.default_rng(seed)
     return Weights(
@@ -153,7 +158,7 @@ def test_a_hostile_file_runs_nothing(path: Path, opcode: str, content: bytes) ->
     (b"K\x01.", "format 1"), (b"}.", "format 1; to write it anew, train again"), (b"", ""),
     (b"}(" + text("format") + b"K\x02u.", "format 1"), (b"}(" + FORMAT + b"u.", "its SHA-256 is another"),
     (b"}.}.", "bytes after its end"), (b"}.\0", "bytes after its end"),
-])  # fmt: skip
+], ids=brief)  # fmt: skip
 def test_a_file_that_is_no_weights_is_refused(path: Path, content: bytes, reason: str) -> None:
     refused(path, b"\x80\x04" + content, reason)
 
@@ -163,7 +168,7 @@ def test_a_file_that_is_no_weights_is_refused(path: Path, content: bytes, reason
     (b"}(" + FORMAT + b"".join(b"\x8a\x08" + struct.pack("<q", i * (2**61 - 1)) + b"N" for i in range(4)) + b"u.",
      "params"),
     (b"}(" + FORMAT + b"u.", "params, layers, activation, loss, dataset, classes, accuracy, measured_on missing"),
-])  # fmt: skip
+], ids=brief)  # fmt: skip
 def test_a_sound_file_that_is_no_weights_is_refused(path: Path, content: bytes, reason: str) -> None:
     refused(path, sealed(b"\x80\x04" + content), reason)
 
@@ -213,7 +218,7 @@ def test_weights_that_do_not_fit_are_neither_written_nor_read(
     ((1, 2), "it uses TUPLE2"), ({1, 2}, "it uses"), (math.inf * np.ones(1), "NaN or infinity"),
     (1001 * "a", "a text of more than 1000 bytes"), (b"a", "BINBYTES"), (bytearray(b"a"), "belong to no array"),
     (10_000 * [[]], "more than 10000 opcodes"), ([np.arange(3)], "<i8"),
-])  # fmt: skip
+], ids=brief)  # fmt: skip
 def test_what_could_not_be_read_is_not_written(path: Path, entry: object, reason: str) -> None:
     before = path.read_bytes()
     with pytest.raises(ValueError) as caught:
@@ -364,7 +369,7 @@ except ValueError as error:
     (b"}(" + text("format") + b"\x96" + struct.pack("<Q", LARGE) + bytes(LARGE) + b"u.", "is not of format 1"),
     (b"}(" + FORMAT + text("layers") + b"\x96" + struct.pack("<Q", LARGE) + bytes(LARGE) + b"u.", "to no array"),
     (b"]" * LARGE, "more than 10000 opcodes"), (None, "[25000, 1000, 1]"),
-])  # fmt: skip
+], ids=brief)  # fmt: skip
 def test_memory_is_bounded_by_the_size_of_the_file(path: Path, content: bytes | None, said: str) -> None:
     if content is None:
         layers, shapes = [25_000, 1000, 1], {"W1": (25_000, 1000), "b1": (1000,), "W2": (1000, 1), "b2": (1,)}
