@@ -205,7 +205,7 @@ def describe_body() -> dict[str, object]:
 def make_app(network: Network, key: str | None) -> FastAPI:
     """The page and its API; where there is a key, the API needs it."""
     page = PAGE.read_text(encoding="utf-8")
-    workers = ThreadPoolExecutor(os.cpu_count())  # at most so many images are decoded at a time
+    worker = ThreadPoolExecutor(1)  # one image is decoded at a time: its memory is that of the server
 
     def check_key(given: str | None = Depends(APIKeyHeader(name="X-API-Key", auto_error=False))) -> None:
         if not hmac.compare_digest((given or "").encode(), (key or "").encode()):
@@ -233,7 +233,7 @@ def make_app(network: Network, key: str | None) -> FastAPI:
         if media_type != JSON and not media_type.startswith("image/"):
             raise HTTPException(415, f"{USAGE}; got Content-Type {reprlib.repr(media_type)}")
         body = await read_body(request, MAX_JSON if media_type == JSON else MAX_BYTES)
-        return await asyncio.get_running_loop().run_in_executor(workers, think, media_type, body, bool(detail))
+        return await asyncio.get_running_loop().run_in_executor(worker, think, media_type, body, bool(detail))
 
     def describe_network() -> Description:
         """What the network is."""

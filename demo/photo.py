@@ -27,7 +27,7 @@ Mask: TypeAlias = NDArray[np.uint8]  # (rows, columns), 0 or 1
 Points: TypeAlias = NDArray[np.int32]  # (n, 1, 2), x and y of the corners of a polygon
 
 FORMATS = "PNG", "JPEG", "WEBP", "BMP", "GIF", "HEIF"
-MAX_PIXELS, MAX_SIDE, MAX_FRAMES = 50_000_000, 30_000, 20
+MAX_PIXELS, MAX_SIDE, MAX_FRAMES = 30_000_000, 30_000, 20  # of pixels, those that are decoded
 DIGIT = 20  # long side of a digit in it
 STROKE = 1.9, 3.2  # the mean widths of strokes that are left alone; MNIST's lie between 1.7 and 3.9, 90 in 100
 FINE = 8  # times DIGIT is the long side of a digit while its strokes are measured
@@ -85,9 +85,9 @@ def decode(content: bytes) -> Floats:
     """The colours (rows, columns, 3) of the first frame that shows anything, upright, its long side at most WORK."""
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            image.draft(None, (WORK, WORK))  # a large JPEG is decoded at 1/2, 1/4 or 1/8
             if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
                 raise Image.DecompressionBombError
-            image.draft(None, (WORK, WORK))  # a large JPEG is decoded at 1/2, 1/4 or 1/8
             frames = min(MAX_FRAMES, 1 + MAX_PIXELS // (image.width * image.height))
             return first_that_shows(image, frames)
     except Image.DecompressionBombError:  # Pillow's own, where the image is larger still
