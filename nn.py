@@ -170,7 +170,7 @@ def get_predictions(Z: Array) -> Labels:
 
 
 def get_accuracy(predictions: Labels, Y: Labels) -> float:
-    """The share of predictions (N,) that equal the labels Y (N,), in [0, 1]."""
+    """The fraction of predictions (N,) that equal the labels Y (N,), in [0, 1]."""
     if np.ndim(Y) != 1 or np.shape(predictions) != np.shape(Y) or not len(Y):
         raise ValueError(f"predictions {np.shape(predictions)} and labels {np.shape(Y)} must both be (N,), N > 0")
     return float(np.mean(np.equal(predictions, Y)))

@@ -122,7 +122,7 @@ def make_gradients(config: Config, comm: "MPI.Comm | None" = None) -> nn.Gradien
 def start(config: Config) -> tuple[Sets, Checkpoint]:
     """The sets, and where to begin: before the first epoch or, with --resume, where a run of the same flags stopped.
 
-    A last layer of 0 becomes the classes. ArgumentTypeError where layers do not fit, OSError where nothing can be kept.
+    A last 0 in layers becomes the number of classes. ArgumentTypeError for unfit layers, OSError for unfit paths.
     """
     for path in config.weights, checkpoint_path(config.weights):
         check_writable(path)

@@ -114,7 +114,7 @@ def first_that_shows(image: Image.Image, frames: int) -> Floats:
 def reduce(image: Image.Image) -> tuple[Floats, Floats]:
     """Colours and opacity (rows, columns, 1), both in [0, 1], upright, the long side averaged down to WORK.
 
-    All that follows the average is small: of 40 megapixels there are never more than two copies.
+    All that follows the average is small: of a large image there are never more than two copies.
     """
     if image.mode in ("1", "P", "PA") or "transparency" in image.info:  # which cannot be averaged
         image = image.convert("RGBA")
@@ -460,8 +460,8 @@ def is_of_mnist(f: Floats) -> bool:
     if f.shape != (SIDE, SIDE) or f.max() < 0.5:
         return False
     ink = np.nonzero(f)
-    centre = [float(np.average(at, weights=f[ink])) for at in ink]
-    return max(map(np.ptp, ink)) + 1 in (DIGIT - 1, DIGIT) and all(abs(c - SIDE / 2) < 0.6 for c in centre)
+    middle = [float(np.average(at, weights=f[ink])) for at in ink]
+    return max(map(np.ptp, ink)) + 1 in (DIGIT - 1, DIGIT) and all(abs(c - SIDE / 2) < 0.6 for c in middle)
 
 
 def even_strokes(ink: Floats) -> Floats:

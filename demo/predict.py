@@ -66,9 +66,9 @@ def draw(image: NDArray[np.uint8]) -> str:
 
 def describe(probabilities: nn.Array, classes: Sequence[str]) -> str:
     """The answer, and each class with its probability as a bar."""
-    names, shares = [printable(name) for name in classes], probabilities.tolist()
+    names, values = [printable(name) for name in classes], probabilities.tolist()
     width = max(map(len, names))
-    bars = [f"{name:{width}} {p:6.1%} {'#' * round(BAR * p)}".rstrip() for name, p in zip(names, shares, strict=True)]
+    bars = [f"{name:{width}} {p:6.1%} {'#' * round(BAR * p)}".rstrip() for name, p in zip(names, values, strict=True)]
     return "\n".join([names[int(probabilities.argmax())], "", *bars])
 
 
@@ -77,9 +77,9 @@ def save_stages(path: Path, content: bytes) -> Path:
     target = path.with_name(f"{path.name}.stages.png")
     sheet = Image.new("RGB", (3 * STAGE, STAGE))
     for k, stage in enumerate(find_stages(content)):
-        picture = Image.fromarray(np.rint(255 * stage).astype(np.uint8)).convert("RGB")
-        picture.thumbnail((STAGE, STAGE))
-        sheet.paste(picture, (k * STAGE, 0))
+        tile = Image.fromarray(np.rint(255 * stage).astype(np.uint8)).convert("RGB")
+        tile.thumbnail((STAGE, STAGE))
+        sheet.paste(tile, (k * STAGE, 0))
     sheet.save(target)
     return target
 
