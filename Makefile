@@ -1,6 +1,6 @@
 # Every target makes the environment it needs, from pyproject.toml, and again only when that file changed.
 .DEFAULT_GOAL := help
-.PHONY: help train evaluate data test predict demo plots notebook bench reproduce record mutants faults versions clean
+.PHONY: help train evaluate data test predict demo plots notebook bench reproduce record mutants faults versions clean both-sets
 
 PYTHON ?= python3
 PYTHONS = $(foreach minor,11 12 13 14 15,$(shell command -v python3.$(minor)))
@@ -46,6 +46,9 @@ evaluate: .venv/train data  ## score saved weights on the test set
 data: .venv/train  ## fetch and verify the images of DATASET; FROM=folder takes them from there
 	@.venv/bin/python -m data.fetch --dataset $(dataset) $(if $(FROM),--from '$(FROM)')
 
+both-sets: .venv/train
+	@for name in mnist fashion-mnist; do .venv/bin/python -m data.fetch --dataset $$name || exit; done
+
 predict: .venv/demo  ## say what IMAGE="my photo.png" shows; several: ARGS="b.png scans/*.jpg"; ARGS=--show draws the stages
 	@$(if $(value IMAGE)$(ARGS),,echo 'name an image: make predict IMAGE=photo.png' >&2; exit 2;) \
 		.venv/bin/python -m demo.predict --dataset $(dataset) $(ARGS) $(if $(value IMAGE),-- $(image))
@@ -67,14 +70,10 @@ notebook: .venv/demo  ## run the guided tour again: demo/walkthrough.py into dem
 record: .venv/bench data  ## train the best recipe for DATASET with seeds 0, 1 and 2; goes on where it was stopped
 	@.venv/bin/python -m bench.record --dataset $(dataset) $(ARGS)
 
-reproduce: .venv/bench  ## train the five published networks and print what they reach
-	@$(MAKE) --no-print-directory data DATASET=mnist
-	@$(MAKE) --no-print-directory data DATASET=fashion-mnist
+reproduce: .venv/bench both-sets  ## train the five published networks and print what they reach
 	@.venv/bin/python -m bench.reproduce
 
-bench: .venv/frameworks  ## time this project beside PyTorch, JAX, scikit-learn and Keras, from the command to weights and by epoch
-	@$(MAKE) --no-print-directory data DATASET=mnist
-	@$(MAKE) --no-print-directory data DATASET=fashion-mnist
+bench: .venv/frameworks both-sets  ## time this project beside PyTorch, JAX, scikit-learn and Keras, from the command to weights and by epoch
 	@.venv/bin/python -m bench.headline $(ARGS)
 	@.venv/bin/python -m bench.compare
 
@@ -91,7 +90,8 @@ test: .venv/test $(if $(ROOM),.venv/$(ROOM))  ## lint, check types and test the 
 	.venv/bin/mypy
 	.venv/bin/pytest $(ROOM)
 
-versions: .venv/versions data  ## test all rooms with the oldest and the newest packages, on each Python found
+versions: .venv/versions both-sets  ## test all rooms with the oldest and the newest packages, on each Python found
+	@test -e weights/mnist.pkl || $(MAKE) --no-print-directory train DATASET=mnist ARGS=
 	@set -e; for python in $(PYTHONS); do for resolution in lowest-direct highest; do echo "$$python, $$resolution"; \
 		.venv/bin/uv venv --quiet --clear --python $$python .venv/versions.d; \
 		.venv/bin/uv pip install --quiet --python .venv/versions.d --resolution $$resolution --group test --group demo --group bench; \

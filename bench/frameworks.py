@@ -5,7 +5,6 @@ Ours and JAX hold grey levels in uint8 and scale each batch; PyTorch and scikit-
 clock starts: each has what served it best.
 """
 
-import collections
 import functools
 import itertools
 import math
@@ -20,8 +19,6 @@ from numpy.typing import NDArray
 
 import nn
 import train
-from data.augment import Strengths
-from data.batches import make_batches
 from data.load import load, scale_pixels
 
 SEED = 0  # of the weights, the same in every framework, and of the order of the samples
@@ -33,15 +30,13 @@ Product: TypeAlias = tuple[nn.Array, nn.Array, nn.Array]  # left, right, out
 
 
 class Work(NamedTuple):
-    """What every framework is asked to do alike."""
+    """What every framework is asked to do alike, with ReLU, softmax and cross-entropy."""
 
     layers: Sequence[int]
     optimizer: str
     batch: int  # samples a step
     rate: float  # learning rate
     samples: int = 60_000  # the first ones; an epoch is one pass over them
-    activation: str = "relu"
-    loss: str = "cross_entropy"
 
 
 class Trainer(NamedTuple):
@@ -52,16 +47,9 @@ class Trainer(NamedTuple):
     predict: Callable[[Any], Any]  # such an array to its labels; has done it when it returns
 
 
-def configure(work: Work) -> train.Config:
-    """The flags of train.py that ask for the work."""
-    flags = f"--activation {work.activation} --loss {work.loss} --optimizer {work.optimizer} --batch-size {work.batch}"
-    flags += f" --learning-rate {work.rate} --schedule constant --augment none --seed {SEED} --layers"
-    return train.parse_config([*flags.split(), *map(str, work.layers)])
-
-
 def initial_params(work: Work) -> nn.Params:
     """The weights that every framework starts from."""
-    return nn.init_params(work.layers, nn.INITS[configure(work).init], np.random.default_rng(SEED))
+    return nn.init_params(work.layers, nn.INITS["he"], np.random.default_rng(SEED))
 
 
 def orders(samples: int) -> Iterator[NDArray[np.intp]]:
@@ -70,20 +58,18 @@ def orders(samples: int) -> Iterator[NDArray[np.intp]]:
 
 
 def ours(work: Work, X: Images, Y: Labels) -> Trainer:
-    """This project: nn.gradient_descent on the batches and with the gradients of train.train_epoch."""
+    """This project: the epochs of train.py."""
     np.empty(30_000_000, np.uint8)  # as train.main does: once freed, it has glibc keep what steps free
-    activation, optimizer = nn.ACTIVATIONS[work.activation], nn.OPTIMIZERS[work.optimizer]
-    state, gradients = nn.init_state(initial_params(work), optimizer), train.make_gradients(configure(work))
-    T, epochs = nn.one_hot(Y, work.layers[-1]), itertools.count(1)
+    flags = f"--optimizer {work.optimizer} --batch-size {work.batch} --learning-rate {work.rate} --schedule constant"
+    layers = " ".join(map(str, work.layers))
+    config = train.parse_config(f"{flags} --augment none --seed {SEED} --layers {layers}".split())
+    state, epochs = nn.init_state(initial_params(work), nn.OPTIMIZERS[work.optimizer]), itertools.count(1)
 
     def epoch() -> None:
         nonlocal state
-        rng = np.random.default_rng([SEED, next(epochs)])
-        batches = make_batches(X, T, work.batch, rng, Strengths())
-        steps = nn.gradient_descent(state, batches, optimizer, lambda step: work.rate, gradients)
-        (state,) = collections.deque(steps, maxlen=1)  # the last one
+        state = train.train_epoch(config, (X, Y), state, next(epochs))
 
-    return Trainer(epoch, lambda A: A, lambda A: nn.make_predictions(state["params"], A, activation))
+    return Trainer(epoch, lambda A: A, lambda A: nn.make_predictions(state["params"], A))
 
 
 def products(layers: Sequence[int], rows: int) -> list[Product]:
@@ -100,12 +86,6 @@ def products(layers: Sequence[int], rows: int) -> list[Product]:
         if l > 0:
             steps.append((dZ[l + 1], W[l].T, dZ[l]))
     return steps
-
-
-def flops(layers: Sequence[int]) -> int:
-    """Additions and multiplications for each row of products(layers, rows)."""
-    weights = [m * n for m, n in zip(layers, layers[1:])]
-    return 2 * (3 * sum(weights) - weights[0])
 
 
 def multiply(steps: list[Product]) -> None:
@@ -128,67 +108,45 @@ def lower_bound(work: Work, X: Images, Y: Labels) -> Trainer:
     return Trainer(epoch, lambda A: A, lambda A: multiply(forward(len(A))))
 
 
-def torch_network(work: Work, start: nn.Params) -> tuple[list[Any], Callable[[Any], Any], Callable[[Any, Any], Any]]:
-    """PyTorch's parameters, with W (fan_out, fan_in), forward pass to the logits, and loss of logits and targets."""
-    import torch
-    from torch.nn import functional
-
-    params = {k: torch.from_numpy(A.T.copy()).requires_grad_() for k, A in start.items()}
-    gelu = functools.partial(functional.gelu, approximate="tanh")
-    f, L = gelu if work.activation == "gelu" else getattr(functional, work.activation), len(work.layers) - 1
-
-    def forward(A: Any) -> Any:
-        for l in range(1, L):
-            A = f(functional.linear(A, params[f"W{l}"], params[f"b{l}"]))
-        return functional.linear(A, params[f"W{L}"], params[f"b{L}"])
-
-    def mean_squared_error(Z: Any, T: Any) -> Any:
-        return functional.mse_loss(torch.sigmoid(Z), T, reduction="sum") / (2 * len(T))
-
-    loss: Callable[[Any, Any], Any] = {"cross_entropy": functional.cross_entropy}.get(work.loss, mean_squared_error)
-    return list(params.values()), forward, loss
-
-
 def pytorch(work: Work, X: Images, Y: Labels) -> Trainer:
     """PyTorch, eager: tensors made beforehand, a fused optimizer, no modules, gradients dropped rather than zeroed."""
     import torch
+    from torch.nn.functional import cross_entropy, linear, relu
 
-    params, forward, loss = torch_network(work, initial_params(work))
-    images, order = torch.from_numpy(scale_pixels(X)), orders(len(X))
-    targets = torch.from_numpy(Y if work.loss == "cross_entropy" else nn.one_hot(Y, work.layers[-1]))
-    optimizer = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[work.optimizer](params, lr=work.rate, fused=True)
+    params = {k: torch.from_numpy(A.T.copy()).requires_grad_() for k, A in initial_params(work).items()}
+    images, targets, order, L = torch.from_numpy(scale_pixels(X)), torch.from_numpy(Y), orders(len(X)), len(params) // 2
+    make_optimizer = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[work.optimizer]
+    optimizer = make_optimizer(params.values(), lr=work.rate, fused=True)
 
-    def step(A: Any, T: Any) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        loss(forward(A), T).backward()
-        optimizer.step()
+    def forward(A: Any) -> Any:
+        for l in range(1, L):
+            A = relu(linear(A, params[f"W{l}"], params[f"b{l}"]))
+        return linear(A, params[f"W{L}"], params[f"b{L}"])
 
     def epoch() -> None:
         for rows in torch.from_numpy(next(order)).split(work.batch):
-            step(images.index_select(0, rows), targets.index_select(0, rows))
+            optimizer.zero_grad(set_to_none=True)
+            cross_entropy(forward(images.index_select(0, rows)), targets.index_select(0, rows)).backward()
+            optimizer.step()
 
     return Trainer(epoch, torch.from_numpy, torch.inference_mode()(lambda A: forward(A).argmax(1)))
 
 
-def jax_network(work: Work) -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any, Any], Any]]:
-    """The forward pass to the logits in JAX, and the loss of parameters, images and targets."""
+def jax_forward(params: Any, A: Any) -> Any:
+    """The logits."""
     import jax
-    from jax import numpy as jnp
 
-    hidden, L = {"relu": jax.nn.relu, "sigmoid": jax.nn.sigmoid}[work.activation], len(work.layers) - 1
+    L = len(params) // 2
+    for l in range(1, L):
+        A = jax.nn.relu(A @ params[f"W{l}"] + params[f"b{l}"])
+    return A @ params[f"W{L}"] + params[f"b{L}"]
 
-    def forward(params: Any, A: Any) -> Any:
-        for l in range(1, L):
-            A = hidden(A @ params[f"W{l}"] + params[f"b{l}"])
-        return A @ params[f"W{L}"] + params[f"b{L}"]
 
-    def loss(params: Any, A: Any, T: Any) -> Any:
-        Z = forward(params, A)
-        if work.loss == "cross_entropy":
-            return -jnp.mean(jnp.sum(T * jax.nn.log_softmax(Z), axis=1))
-        return 0.5 * jnp.mean(jnp.sum((jax.nn.sigmoid(Z) - T) ** 2, axis=1))
+def jax_loss(params: Any, A: Any, T: Any) -> Any:
+    """The mean cross-entropy of images (N, 784) and one-hot targets (N, K)."""
+    import jax
 
-    return forward, loss
+    return -(T * jax.nn.log_softmax(jax_forward(params, A))).sum(1).mean()
 
 
 def jax_update(work: Work, state: Any, g: Any) -> Any:
@@ -212,17 +170,18 @@ def jax_trainer(work: Work, X: Images, Y: Labels, scanned: bool) -> Trainer:
 
     params, m, v = (jax.tree.map(jnp.asarray, initial_params(work)) for _ in range(3))
     moments = (*jax.tree.map(jnp.zeros_like, (m, v)), jnp.float32(0)) if work.optimizer == "adam" else ()
-    state, shuffled, (forward, loss) = (params, *moments), orders(len(X)), jax_network(work)
+    state, shuffled = (params, *moments), orders(len(X))
     data = jnp.asarray(X), jnp.asarray(nn.one_hot(Y, work.layers[-1]))
 
     def step(state: Any, data: Any, rows: Any) -> Any:
-        return jax_update(work, state, jax.grad(loss)(state[0], data[0][rows].astype(jnp.float32) / 255, data[1][rows]))
+        A, T = data[0][rows].astype(jnp.float32) / 255, data[1][rows]
+        return jax_update(work, state, jax.grad(jax_loss)(state[0], A, T))
 
     def scan(state: Any, data: Any, order: Any) -> Any:
         return jax.lax.scan(lambda state, rows: (step(state, data, rows), None), state, order)[0]
 
     one, many = jax.jit(step, donate_argnums=0), jax.jit(scan, donate_argnums=0)
-    predict = jax.jit(lambda params, A: forward(params, A).argmax(1))
+    predict = jax.jit(lambda params, A: jax_forward(params, A).argmax(1))
 
     def epoch() -> None:
         nonlocal state
@@ -239,9 +198,9 @@ def scikit_learn(work: Work, X: Images, Y: Labels) -> Trainer:
     """MLPClassifier, a partial_fit an epoch, without the penalty and the momentum that are its defaults."""
     from sklearn.neural_network import MLPClassifier
 
-    images, start, names = scale_pixels(X), initial_params(work), {"relu": "relu", "sigmoid": "logistic"}
-    same = {"activation": names[work.activation], "solver": work.optimizer, "learning_rate_init": work.rate}
-    plain = {"batch_size": work.batch, "alpha": 0, "momentum": 0, "nesterovs_momentum": False}
+    images, start = scale_pixels(X), initial_params(work)
+    same = {"solver": work.optimizer, "learning_rate_init": work.rate, "batch_size": work.batch}
+    plain = {"alpha": 0, "momentum": 0, "nesterovs_momentum": False}
     model = MLPClassifier(work.layers[1:-1], **same, **plain)
     model.partial_fit(images[: work.batch], Y[: work.batch], classes=range(work.layers[-1]))  # makes its arrays
     for l, arrays in enumerate(zip(model.coefs_, model.intercepts_), start=1):

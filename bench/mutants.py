@@ -15,7 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
+from bench.common import ROOT
+
 COPIED = ("nn.py", "train.py", "test_nn.py", "test_train.py", "pyproject.toml", "README.md", "Makefile")
 AT_ONCE, TIMEOUT = 2, 300  # processes; seconds for one run of the tests, after which a mutant counts as caught
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
@@ -83,20 +84,16 @@ def is_caught(mutant: Mutant) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         for name in COPIED:
             shutil.copy(ROOT / name, folder)
-        shutil.copytree(
-            ROOT / "data", Path(folder) / "data", ignore=lambda _, names: [n for n in names if n[-3:] != ".py"]
-        )
+        shutil.copytree(ROOT / "data", Path(folder) / "data", ignore=shutil.ignore_patterns("*mnist", "__pycache__"))
         (Path(folder) / mutant.file).write_text(mutant.source, encoding="utf-8")
         tests = ["test_nn.py", "test_train.py"][:: 1 if mutant.file == "nn.py" else -1]
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         try:
-            return (
-                subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=TIMEOUT).returncode
-                != 0
-            )
+            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=TIMEOUT)
         except subprocess.TimeoutExpired:
             return True
+        return done.returncode != 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,7 +5,6 @@ network namespace of their own whose loopback tc slows down: Linux, root and ipr
 """
 
 import argparse
-import json
 import math
 import os
 import shutil
@@ -13,7 +12,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -23,10 +21,6 @@ import numpy as np
 import nn
 import train
 from bench.common import ROOT, describe_machine, header, line
-from data.augment import Strengths, usual_strengths
-from data.batches import make_batches
-from data.load import load, scale_pixels
-from data.pickles import save_tree
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -43,32 +37,24 @@ UNSEEN = (384, 512, 2000)  # which the model is not fitted to
 
 
 class Job(NamedTuple):
-    """A training to time, 784-width-width-10 with Adam."""
+    """An epoch to time, of 784-width-width-10 with Adam."""
 
     width: int
     batch: int
-    steps: int  # an epoch
-    epochs: int = 2  # the last is timed
-    dtype: str = "float32"
-    augmented: bool = False
-    save: str = ""  # a file for the parameters
-
-    @property
-    def layers(self) -> list[int]:
-        """Units of each layer."""
-        return [784, self.width, self.width, 10]
+    steps: int = 20
 
     @property
     def size(self) -> int:
         """Numbers in the parameters."""
-        return sum((m + 1) * n for m, n in zip(self.layers, self.layers[1:]))
+        layers = 784, self.width, self.width, 10
+        return sum((m + 1) * n for m, n in zip(layers, layers[1:]))
 
 
 class Timed:
     """A communicator that counts the seconds spent in Allreduce, on the data and on waiting for the others."""
 
     def __init__(self, comm: "MPI.Comm") -> None:
-        self.comm, self.seconds = comm, 0.0
+        self.comm, self.rank, self.size, self.seconds = comm, comm.rank, comm.size, 0.0
 
     def Allreduce(self, part: nn.Array, total: nn.Array) -> None:
         started = time.perf_counter()
@@ -84,35 +70,25 @@ class Step(NamedTuple):
 
 
 def work(job: Job, comm: "MPI.Comm") -> Step:
-    """Trains as one of the ranks, and times the last epoch."""
-    timed, (X, Y) = Timed(comm), load("mnist", "train")
-    X, T = X[: job.batch * job.steps], nn.one_hot(Y[: job.batch * job.steps], job.layers[-1])
-    local: nn.Gradients = lambda params, x, t: nn.loss_and_gradients(params, scale_pixels(x), t)
-    gradients = train.all_reduce(local, cast("MPI.Comm", timed))
-    params = nn.init_params(job.layers, nn.INITS["he"], np.random.default_rng(0), job.dtype)
-    optimizer, strengths = nn.OPTIMIZERS["adam"], usual_strengths("mnist") if job.augmented else Strengths()
-    state = nn.init_state(params, optimizer)
-    for epoch in range(job.epochs):
+    """Trains two epochs as one of the ranks, and times the second."""
+    flags = f"--layers 784 {job.width} {job.width} 10 --batch-size {job.batch} --samples {job.batch * job.steps}"
+    config, timed = train.parse_config(f"{flags} --augment none".split()), Timed(comm)
+    sets, run = train.start(config)
+    state = cast(nn.State, run["state"])
+    for epoch in (1, 2):
         timed.seconds, started = 0.0, time.perf_counter()
-        batches = make_batches(X, T, job.batch, np.random.default_rng([0, epoch]), strengths, comm.rank, comm.size)
-        states = nn.gradient_descent(state, batches, optimizer, lambda step: 0.001, gradients)
-        state = deque(states, maxlen=1).pop()
-        seconds = time.perf_counter() - started
-    if job.save and comm.rank == 0:
-        save_tree(Path(job.save), state["params"])
-    return Step(seconds / job.steps, timed.seconds / job.steps)
+        state = train.train_epoch(config, sets.training, state, epoch, cast("MPI.Comm", timed))
+    return Step((time.perf_counter() - started) / job.steps, timed.seconds / job.steps)
 
 
 def launch(job: Job, ranks: int = 2, threads: int = 1, rate: int = 0) -> Step:
-    """Trains with ranks on this machine, over a line of rate Mbit/s if given. RuntimeError where they fail."""
+    """Trains with ranks on this machine, over a line of rate Mbit/s if given. CalledProcessError where they fail."""
     shaped = ["unshare", "--net", "sh", "-c", SHAPED.format(rate), "sh"] if rate else []
-    worker = ["-m", "mpi4py", "-m", "bench.ranks", "--worker", json.dumps(job)]
+    worker = ["-m", "mpi4py", "-m", "bench.ranks", "--worker", *map(str, job)]
     variables = {"OPENBLAS_NUM_THREADS": str(threads)} | (TCP_ALONE if rate else {})
     command = [*shaped, str(MPIEXEC), *["-iface", "lo"] * bool(rate), "-n", str(ranks), sys.executable, *worker]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, env=os.environ | variables, text=True, timeout=600)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(worker)}: {done.stderr}")
-    return Step(*json.loads(done.stdout))
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, env=os.environ | variables, check=True)
+    return Step(*map(float, done.stdout.split()))
 
 
 class Model(NamedTuple):
@@ -171,7 +147,7 @@ def measure(cases: Sequence[tuple[int, int, int]]) -> dict[tuple[Job, int], Step
     print(header("width", "batch", "Mbit/s", "ms a step", "in Allreduce, ms"))
     measured = {}
     for width, batch, rate in cases:
-        job = Job(width, batch, 20)
+        job = Job(width, batch)
         step = measured[job, rate] = sorted(launch(job, rate=rate) for _ in range(3))[1]
         print(line(str(width), str(batch), str(rate), *(f"{1e3 * s:.3g}" for s in step)), flush=True)
     return measured
@@ -197,7 +173,7 @@ def print_model(measured: Mapping[tuple[Job, int], Step]) -> None:
     counts = [2**k for k in range(1, 8)]
     print(header("width", "batch", "Mbit/s", *(f"{p} ranks" for p in counts)))
     for width, batch, rate in ((512, 1024, 1000), (512, 16384, 1000), (512, 1024, 100_000), (512, 16384, 100_000)):
-        job = Job(width, batch, 1)
+        job = Job(width, batch)
         efficiencies = (model.predict(job, 1, rate).seconds / p / model.predict(job, p, rate).seconds for p in counts)
         print(line(str(width), str(batch), str(rate), *(f"{e:.0%}" for e in efficiencies)))
 
@@ -210,13 +186,13 @@ def can_shape() -> bool:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", nargs=3, type=int, help=argparse.SUPPRESS)
     if worker := parser.parse_args(arguments).worker:
         from mpi4py import MPI
 
-        step = work(Job(*json.loads(worker)), MPI.COMM_WORLD)
+        step = work(Job(*worker), MPI.COMM_WORLD)
         if MPI.COMM_WORLD.rank == 0:
-            print(json.dumps(step))
+            print(*step)
         return
     if not can_shape():
         sys.exit("bench.ranks: a slower line between ranks takes Linux, root, and the package iproute2")

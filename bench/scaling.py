@@ -23,7 +23,7 @@ import numpy as np
 
 import nn
 from bench.common import ROOT, describe_machine, header, line, own_process
-from bench.frameworks import Images, Work, flops, initial_params, lower_bound
+from bench.frameworks import Images, Work, initial_params, lower_bound
 from data.augment import Strengths
 from data.batches import make_batches
 from data.datasets import PIXELS
@@ -33,9 +33,8 @@ WIDTHS = 64, 128, 256, 512, 1024, 2048  # units of each of two hidden layers, at
 DEPTHS = 1, 2, 4, 8  # hidden layers of 256 units, at batch 128
 BATCHES = 1, 4, 16, 64, 256, 1024, 4096  # samples a step, at 784-128-64-10
 SAMPLES = 10_000, 30_000, 100_000, 300_000, 1_000_000  # at 784-128-64-10, batch 128
-WHOLE = 60_000  # samples whose time is told
+TIMED, WHOLE = 4 * max(BATCHES), 60_000  # samples of an epoch of the others; those whose time is told
 TURNS = 3  # epochs that count, after one that warms up; the median is told
-EPOCH, SPEED, STEP = 1.0, 1e11, 1e-4  # seconds for an epoch, at a guess of operations a second and seconds a step
 LARGE, STEPS, LIMIT = 12_800_000, 300, 500_000_000  # samples, 10 GB; steps on them; bytes that may be allocated
 PLOT = ROOT / "bench" / "scaling.png"
 
@@ -97,25 +96,15 @@ def measure(work: Work, path: Path, Y: nn.Labels) -> Cost:
     return Cost(statistics.median(seconds), statistics.median(timeit(bound.epoch, number=1) for _ in seconds), memory)
 
 
-def affordable(layers: Sequence[int], batch: int) -> int:
-    """How many samples, in full batches, make an epoch of some EPOCH seconds: four batches at least."""
-    samples = min(WHOLE, int(EPOCH / (flops(layers) / SPEED + STEP / batch)))
-    return max(4, samples // batch) * batch
-
-
 def panels() -> dict[str, dict[int, Work]]:
     """The points of each panel of the plot, by width, depth, batch or samples."""
     small = (784, 128, 64, 10)
-    networks: dict[str, dict[int, tuple[tuple[int, ...], int]]] = {
-        "width": {n: ((784, n, n, 10), 128) for n in WIDTHS},
-        "depth": {n: ((784, *[256] * n, 10), 128) for n in DEPTHS},
-        "batch": {n: (small, n) for n in BATCHES},
+    return {
+        "width": {n: Work((784, n, n, 10), "sgd", 128, 0.01, TIMED) for n in WIDTHS},
+        "depth": {n: Work((784, *[256] * n, 10), "sgd", 128, 0.01, TIMED) for n in DEPTHS},
+        "batch": {n: Work(small, "sgd", n, 0.01, TIMED) for n in BATCHES},
+        "samples": {n: Work(small, "sgd", 128, 0.01, n) for n in SAMPLES},
     }
-    measured = {
-        panel: {n: Work(layers, "sgd", batch, 0.01, affordable(layers, batch)) for n, (layers, batch) in row.items()}
-        for panel, row in networks.items()
-    }
-    return measured | {"samples": {n: Work(small, "sgd", 128, 0.01, n) for n in SAMPLES}}
 
 
 def draw(measured: Mapping[str, Mapping[int, Cost]]) -> None:

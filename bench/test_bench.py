@@ -1,5 +1,6 @@
 """Tests of the comparisons with other frameworks, which need none of them; those that are installed are run as well."""
 
+import functools
 import math
 import subprocess
 import sys
@@ -40,17 +41,24 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("activation", nn.ACTIVATIONS)
 def test_gradients_are_those_of_pytorch(activation: str, loss: str) -> None:
     torch = pytest.importorskip("torch")
-    work, rng = Work((5, 4, 6, 3), "sgd", 7, 0.1, 7, activation, loss), np.random.default_rng(0)
-    start = nn.init_params(work.layers, nn.INITS["he"], rng)
-    params: nn.Params = {k: A + rng.normal(0, 0.1, A.shape) for k, A in start.items()}
+    from torch.nn import functional
+
+    rng, gelu = np.random.default_rng(0), functools.partial(functional.gelu, approximate="tanh")
+    params = nn.init_params((5, 4, 6, 3), nn.INITS["he"], rng, np.float64)
+    params = {k: A + rng.normal(0, 0.1, A.shape) for k, A in params.items()}
     X, T = rng.normal(0, 1, (7, 5)), nn.one_hot(rng.integers(0, 3, 7), 3, 0.1, np.float64)
     value, grads = nn.loss_and_gradients(params, X, T, nn.ACTIVATIONS[activation], nn.LOSSES[loss])
-    theirs, forward, loss_of = frameworks.torch_network(work, params)
-    result = loss_of(forward(torch.from_numpy(X)), torch.from_numpy(T))
+    theirs = {k: torch.from_numpy(A).requires_grad_() for k, A in params.items()}
+    A, targets = torch.from_numpy(X), torch.from_numpy(T)
+    for l in (1, 2, 3):
+        Z = A @ theirs[f"W{l}"] + theirs[f"b{l}"]
+        A = gelu(Z) if activation == "gelu" else getattr(functional, activation)(Z)
+    squared = functional.mse_loss(torch.sigmoid(Z), targets, reduction="sum") / (2 * len(T))
+    result = functional.cross_entropy(Z, targets) if loss == "cross_entropy" else squared
     result.backward()
-    assert params["W1"].dtype == np.float64 and value == pytest.approx(result.item(), rel=1e-12)
-    for k, tensor in zip(params, theirs):
-        G = tensor.grad.numpy().T
+    assert value == pytest.approx(result.item(), rel=1e-12)
+    for k, tensor in theirs.items():
+        G = tensor.grad.numpy()
         np.testing.assert_allclose(grads[k], G, rtol=1e-12, atol=1e-12 * np.abs(G).max(), err_msg=k)
 
 
@@ -59,7 +67,6 @@ def test_products_are_those_of_forward_and_backward_propagation() -> None:
     shapes = [(left.shape, right.shape) for left, right, _ in steps]
     assert shapes == [((7, 5), (5, 4)), ((7, 4), (4, 3)), ((4, 7), (7, 3)), ((7, 3), (3, 4)), ((5, 7), (7, 4))]
     expected = [left @ right for left, right, _ in frameworks.products((5, 4, 3), 7)]
-    assert sum(2 * left.size * right.shape[1] for left, right, _ in steps) == 7 * frameworks.flops((5, 4, 3))
     frameworks.multiply(steps)
     assert len({id(out) for _, _, out in steps}) == len(steps)
     assert all(out.dtype == np.float32 for _, _, out in steps)
@@ -110,7 +117,7 @@ def test_lines_of_tables() -> None:
     values = {"ours": 2.0, BOUND: 1.0, "PyTorch": 4.0, "scikit-learn": 3.0}
     table = {name: Measured(value, 0.8) for name, value in values.items()}
     row = Row(Work((784, 10), "sgd", 1, 0.1))
-    assert compare.row_line("a", row, table, ["PyTorch", "JAX"]) == "| a | s an epoch | 2 | 2 | 4 (2.00) | – |"
+    assert compare.row_line("a", row, table, ["PyTorch"]) == "| a | s an epoch | 2 | 2 | 4 (2.00) |"
 
 
 def test_work_is_the_same_if_it_is_learnt_as_well() -> None:
@@ -121,17 +128,16 @@ def test_work_is_the_same_if_it_is_learnt_as_well() -> None:
 
 
 def test_rows_are_measured_and_printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    squared = Work((784, 16, 10), "sgd", 10, 1.0, 200, "sigmoid", "mean_squared_error")
     rows = {
         "ragged": Row(Work((784, 16, 10), "adam", 32, 0.002, 203)),
-        "squared": Row(squared, "µs a step"),
-        "predict": Row(Work((784, 16, 10), "sgd", 10, 1.0, 200), "µs an image"),
+        "steps": Row(Work((784, 16, 10), "sgd", 10, 0.1, 200), "µs a step"),
+        "predict": Row(Work((784, 16, 10), "sgd", 10, 0.1, 200), "µs an image"),
     }
     names = [name for name, (package, _) in FRAMEWORKS.items() if common.installed([package])]
     assert compare.compare(rows, names, 20, folder) == []
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("| work | unit | ours | ours / bound |")
-    assert [text.split(" | ")[0] for text in lines[3:]] == ["| ragged", "| squared", "| predict"]
+    assert [text.split(" | ")[0] for text in lines[3:]] == ["| ragged", "| steps", "| predict"]
     assert all(float(cell) > 0 for text in lines[3:] for cell in text.rstrip(" |").split(" | ")[2:4])
 
 
@@ -140,12 +146,10 @@ def test_a_framework_that_fails_ends_the_comparison_with_its_error(tmp_path: Pat
         compare.measure(Row(Work((784, 10), "sgd", 1, 0.1)), [BOUND], 1, tmp_path)
 
 
-def test_scaling_uses_whole_batches_that_can_be_afforded() -> None:
+def test_scaling_uses_whole_batches() -> None:
     panels = scaling.panels()
     for panel in ("width", "depth", "batch"):
-        for work in panels[panel].values():
-            assert work.samples % work.batch == 0 and 4 * work.batch <= work.samples <= scaling.WHOLE
-    assert scaling.affordable((784, 4096, 4096, 10), 128) < scaling.affordable((784, 64, 64, 10), 128)
+        assert all(work.samples % work.batch == 0 and work.samples >= 4 * work.batch for work in panels[panel].values())
     assert max(panels["samples"]) == 1_000_000
 
 
