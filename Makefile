@@ -3,7 +3,7 @@
 .PHONY: help train evaluate data test predict demo plots notebook bench reproduce record mutants faults versions clean both-sets
 
 PYTHON ?= python3
-PYTHONS = $(foreach minor,11 12 13 14 15,$(shell command -v python3.$(minor)))
+PYTHONS = $(foreach minor,11 12 13 14 15,$(shell python3.$(minor) -c 'import sys; print(sys.executable)' 2> /dev/null))
 DATASET ?= mnist
 # in the shell's quotes
 dataset = '$(subst ','\'',$(DATASET))'

@@ -26,10 +26,14 @@ class Result(NamedTuple):
     seconds: float
 
 
+def cores() -> str:
+    """The number of processors that this process may use."""
+    return str(len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count())
+
+
 def threads() -> str:
     """The number of threads that everyone may use: what the user has set, else one a core."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-    return os.environ.get("OMP_NUM_THREADS") or os.environ.get("OPENBLAS_NUM_THREADS") or str(cores)
+    return os.environ.get("OMP_NUM_THREADS") or os.environ.get("OPENBLAS_NUM_THREADS") or cores()
 
 
 def environment() -> dict[str, str]:

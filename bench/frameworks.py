@@ -59,7 +59,6 @@ def orders(samples: int) -> Iterator[NDArray[np.intp]]:
 
 def ours(work: Work, X: Images, Y: Labels) -> Trainer:
     """This project: the epochs of train.py."""
-    np.empty(30_000_000, np.uint8)  # as train.main does: once freed, it has glibc keep what steps free
     flags = f"--optimizer {work.optimizer} --batch-size {work.batch} --learning-rate {work.rate} --schedule constant"
     layers = " ".join(map(str, work.layers))
     config = train.parse_config(f"{flags} --augment none --seed {SEED} --layers {layers}".split())

@@ -3,6 +3,8 @@
 `python -m bench.headline` runs the scripts in bench/newcomers, each as a whole process, turn about, and prints medians.
 All train 784-128-64-10 with Adam, rate 0.001, batches of 128, on the first 50,000 training images, until at the end of
 an epoch the accuracy on the last 10,000 reaches the target. A turn has its own seed, which draws weights and order.
+Each tool has a thread for each core, or OMP_NUM_THREADS; but where this project augments, in a thread of its own, its
+matrix products have one, as in make train.
 The first turn is cold, where the system lets go of cached files, and told apart; the others find all in the cache.
 """
 
@@ -17,21 +19,23 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
-from bench.common import MEGABYTE, ROOT, describe_machine, environment, header, line
+from bench.common import MEGABYTE, ROOT, cores, describe_machine, environment, header, line
 
 SCRIPTS, PLOT = ROOT / "bench" / "newcomers", ROOT / "bench" / "headline.png"
 
 
 class Tool(NamedTuple):
-    """A script in newcomers, what follows its arguments, the packages that one installs for it, where its data can be
-    augmented on a CPU."""
+    """A script in newcomers, the packages that one installs for it, what follows its arguments, whether it can augment
+    its data on a CPU, and variables of its environment where it does."""
 
     script: str
     packages: tuple[str, ...]
     more: tuple[str, ...] = ()
     augments: bool = True
+    augmenting: Mapping[str, str] = MappingProxyType({})
 
 
 class Run(NamedTuple):
@@ -44,7 +48,9 @@ class Run(NamedTuple):
 
 
 TOOLS = {
-    "numpy-mlp": Tool("numpy_mlp.py", ("numpy", "tqdm")),
+    "numpy-mlp": Tool(
+        "numpy_mlp.py", ("numpy", "tqdm"), variables={"OPENBLAS_NUM_THREADS": "1"}
+    ),  # as the Makefile sets it
     "PyTorch": Tool("pytorch.py", ("torch", "numpy")),
     "torch.compile": Tool("pytorch.py", ("torch", "numpy"), ("compile",)),
     "JAX, step": Tool("jax_mlp.py", ("jax",)),
@@ -106,8 +112,9 @@ def run(tool: Tool, row: tuple[str, float, str], seed: int, cache: Path) -> Run:
         flags = [dataset, str(target), augment, str(seed), str(weights), *tool.more]
         command, started = [sys.executable, str(SCRIPTS / tool.script), *flags], time.perf_counter()
         with open(Path(folder) / "said", "w+") as said:
-            variables = environment() | {"TORCHINDUCTOR_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT)}
-            process = subprocess.Popen(command, cwd=ROOT, env=os.environ | variables, stdout=said)
+            variables = {"TORCHINDUCTOR_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT)}
+            variables |= tool.augmenting if augment == "yes" else {}
+            process = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment() | variables, stdout=said)
             _, status, usage = os.wait4(process.pid, 0)
             seconds, process.returncode = time.perf_counter() - started, os.waitstatus_to_exitcode(status)
             said.seek(0)
@@ -183,6 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not rows:
         parser.error(f"--rows {' '.join(options.rows)} is in none of: {'; '.join(ROWS)}")
     names = available(options.tools)
+    os.environ.setdefault("OMP_NUM_THREADS", cores())
     print(
         describe_machine(dict.fromkeys(package for name in names for package in TOOLS[name].packages)),
         header("tool", "lines of code", "MB installed"),

@@ -116,11 +116,14 @@ def sample(images: Images, places: Floats) -> Images:
     fx, fy = (places - corners).transpose(1, 0, 2)
     index = (corners[:, 1] * width + corners[:, 0]).astype(np.intp)
     index += np.arange(0, padded.size, width**2)[:, None]
-    upper = mix(flat.take(index), flat[1:].take(index), fx)
-    lower = mix(flat[width:].take(index), flat[width + 1 :].take(index), fx)
+    corner: list[Floats] = [flat[k:].take(index, mode="wrap") for k in (0, 1, width, width + 1)]  # none is outside
+    upper, lower = mix(corner[0], corner[1], fx), mix(corner[2], corner[3], fx)
     return (mix(upper, lower, fy) + np.float32(0.5)).astype(np.uint8)
 
 
 def mix(a: Floats, b: Floats, share: Floats) -> Floats:
-    """a where share is 0, b where it is 1, evenly between."""
-    return a + share * (b - a)
+    """a + share (b - a): a where share is 0, b where it is 1, evenly between."""
+    mixed: Floats = b - a
+    mixed *= share
+    mixed += a
+    return mixed

@@ -1,12 +1,14 @@
 """Tests of the batches of an epoch, on made-up images, each of them told by its first pixels."""
 
+import threading
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 import data.batches
 from data.augment import NOISE, Floats, Images, Strengths, augment
-from data.batches import make_batches
+from data.batches import make_batches, prefetch
 
 each = pytest.mark.parametrize
 N = 10
@@ -108,3 +110,25 @@ def test_arguments_are_untouched() -> None:
     for batch_size in (4, N):
         epoch(batch_size, ALL)
     assert (X.tobytes(), T.tobytes()) == before
+
+
+def test_items_are_made_one_ahead_in_another_thread() -> None:
+    made, here, three = list[tuple[int, int]](), threading.get_ident(), threading.Event()
+
+    def make(i: int) -> int:
+        made.append((i, threading.get_ident()))
+        if i == 2:
+            three.set()
+        return i
+
+    items = prefetch(map(make, range(1, 6)))
+    assert next(items) == 1 and three.wait(10) and [i for i, _ in made] == [1, 2]
+    assert list(items) == [2, 3, 4, 5]
+    assert here not in {thread for _, thread in made}
+
+
+def test_what_fails_in_making_an_item_fails_where_it_is_used() -> None:
+    items = prefetch(map(lambda i: 1 // i, [1, 0, 1]))
+    assert next(items) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(items)
