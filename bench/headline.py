@@ -49,7 +49,7 @@ class Run(NamedTuple):
 
 TOOLS = {
     "numpy-mlp": Tool(
-        "numpy_mlp.py", ("numpy", "tqdm"), variables={"OPENBLAS_NUM_THREADS": "1"}
+        "numpy_mlp.py", ("numpy", "tqdm"), augmenting={"OPENBLAS_NUM_THREADS": "1"}
     ),  # as the Makefile sets it
     "PyTorch": Tool("pytorch.py", ("torch", "numpy")),
     "torch.compile": Tool("pytorch.py", ("torch", "numpy"), ("compile",)),
