@@ -16,16 +16,19 @@ from numpy.typing import NDArray
 import nn
 from data.augment import Images
 from data.batches import scale_parts
-from data.datasets import SIDE
+from data.datasets import DATASETS, SIDE
 from data.flags import printable
 from data.load import is_same, load_measured, weights_name
 from data.weights import Weights
+from demo.photo import shows_ink
 from demo.predict import PROBABILITIES, load_network, weights_path
+from demo.robustness import CONDITIONS, read_back
 
 BLUE, RED, GREY, INK, FRAME = "#2b6cb0", "#d9480f", "#a9b1bc", "#22262e", "#e3e7ec"
 PAPER = matplotlib.colormaps["gray_r"].with_extremes(bad=FRAME)  # dark ink; NaN is what lies between images
 SIGNED = LinearSegmentedColormap.from_list("signed", [BLUE, "white", RED], N=21).with_extremes(bad=FRAME)
 ERRORS = LinearSegmentedColormap.from_list("errors", ["white", RED]).with_extremes(bad="#d6e4f2")
+PHOTOS = 200  # test images that are drawn as photos, for their calibration
 EPOCH = re.compile(r"^epoch +(\d+)/\d+  loss (\S+)(?:  validation (\S+)%)?", re.MULTILINE)  # what train.py prints
 # for the whole program: Matplotlib asks for some of it only when it saves a figure
 matplotlib.rc("axes", edgecolor=GREY, labelcolor=INK, titlecolor=INK, titlelocation="left", titlesize=11)
@@ -122,19 +125,22 @@ def draw_mistakes(X: Images, Y: nn.Labels, P: nn.Array, classes: Sequence[str], 
     return figure
 
 
-def draw_calibration(P: nn.Array, Y: nn.Labels, bins: int = 10) -> Figure:
-    """The reliability diagram of probabilities P (N, K) for labels Y (N,), and their error (Guo et al. 2017)."""
-    confidences, right = P.max(axis=1), nn.get_predictions(P) == Y
-    places = np.minimum((bins * confidences).astype(int), bins - 1)
-    used, counts = np.unique(places, return_counts=True)
-    x, y = (np.bincount(places, values)[used] / counts for values in (confidences, right))
-    title = f"Calibration: expected calibration error {counts @ np.abs(y - x) / len(Y):.2%}"
+def draw_calibration(sets: Mapping[str, tuple[nn.Array, nn.Labels]], bins: int = 10) -> Figure:
+    """The reliability diagram of each set's probabilities (N, K) and labels (N,), by name (Guo et al. 2017)."""
     figure = Figure(figsize=(5, 4.6))
+    title = "Calibration, with the expected calibration error"
     axes = figure.add_subplot(title=title, xlabel="confidence, and number of images", ylabel="accuracy")
     axes.plot([0, 1], [0, 1], "--", color=GREY)
-    axes.plot(x, y, "o-", color=BLUE)
-    for n, confidence, accuracy in zip(counts, x, y):
-        axes.annotate(str(n), (confidence, accuracy), (4, -10), textcoords="offset points")
+    for (name, (P, Y)), color, offset in zip(sets.items(), (BLUE, RED), ((4, -10), (-4, 6))):
+        confidences, right = P.max(axis=1), nn.get_predictions(P) == Y
+        places = np.minimum((bins * confidences).astype(int), bins - 1)
+        used, counts = np.unique(places, return_counts=True)
+        x, y = (np.bincount(places, values)[used] / counts for values in (confidences, right))
+        axes.plot(x, y, "o-", color=color, label=f"{name}: {counts @ np.abs(y - x) / len(Y):.2%}")
+        for n, confidence, accuracy in zip(counts, x, y):
+            side = "left" if offset[0] > 0 else "right"
+            axes.annotate(str(n), (confidence, accuracy), offset, textcoords="offset points", color=color, ha=side)
+    axes.legend()
     axes.grid()
     return figure
 
@@ -145,15 +151,36 @@ def read(params: nn.Params, X: Images, activation: nn.Activation) -> nn.Array:
     return np.concatenate([nn.forward_propagation(params, x, activation)[logits] for x in scale_parts(X)])
 
 
+def find_probabilities(weights: Weights, X: Images) -> nn.Array:
+    """The probabilities (N, K) of the classes of images X (N, 784)."""
+    return PROBABILITIES[weights["loss"]](read(weights["params"], X, nn.ACTIVATIONS[weights["activation"]]))
+
+
+def read_photos(X: Images, Y: nn.Labels, dataset: str) -> tuple[Images, nn.Labels, int]:
+    """PHOTOS of the images X (N, 784), each drawn under one of CONDITIONS and read again, and their labels.
+
+    Refused photos are left out; how many they are comes last.
+    """
+    some = np.random.default_rng(0).choice(len(X), min(len(X), PHOTOS), replace=False)
+    photos, step = np.zeros_like(X[some]), len(CONDITIONS)
+    for k, condition in enumerate(CONDITIONS.values()):
+        photos[k::step], _ = read_back(condition, X[some[k::step]], dataset, seed=k)
+    accepted = photos.any(axis=1)
+    return photos[accepted], Y[some[accepted]], int(np.sum(~accepted))
+
+
 def draw_network(weights: Weights, X: Images, Y: nn.Labels) -> dict[str, Figure]:
     """Figures, by name, of what weights read in images X (N, 784) with labels Y (N,)."""
-    params, classes = weights["params"], weights["classes"]
-    P = PROBABILITIES[weights["loss"]](read(params, X, nn.ACTIVATIONS[weights["activation"]]))
+    P, classes, dataset = find_probabilities(weights, X), weights["classes"], weights["dataset"]
+    calibrated = {f"{weights['measured_on']} images": (P, Y)}
+    if dataset in DATASETS and shows_ink(dataset):
+        photos, labels, refused = read_photos(X, Y, dataset)
+        calibrated[f"photos ({refused} refused)"] = find_probabilities(weights, photos), labels
     return {
         "confusion": draw_confusion(nn.get_predictions(P), Y, classes),
-        "first-layer": draw_first_layer(params["W1"]),
+        "first-layer": draw_first_layer(weights["params"]["W1"]),
         "mistakes": draw_mistakes(X, Y, P, classes),
-        "calibration": draw_calibration(P, Y),
+        "calibration": draw_calibration(calibrated),
     }
 
 

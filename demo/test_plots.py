@@ -20,10 +20,12 @@ from data.datasets import DATASETS
 from data.load import Dataset, weights_name
 from data.weights import load_weights
 from demo import plots
+from demo.robustness import as_it_is, save
 
 Trained: TypeAlias = Callable[..., str]
 
 WRITES = "make train writes it"
+BAR = np.pad(np.full((20, 2), 255, np.uint8), [(4, 4), (13, 13)])  # of MNIST's size, in the middle
 
 
 def made_up(N: int, seed: int) -> Dataset:
@@ -40,6 +42,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Capt
     """Trains a small network of a dataset with further flags; two hundred test images, and what train.py printed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(data.load, "HOME", tmp_path / "data")
+    monkeypatch.setattr(plots, "CONDITIONS", {"a bar": lambda x, rng: save(BAR)})
     for dataset in (*DATASETS, "own"):
         (tmp_path / "data" / dataset).mkdir(parents=True)
         for split, (X, Y) in {"train": made_up(300, seed=0), "test": made_up(200, seed=1)}.items():
@@ -118,11 +121,22 @@ def test_calibration_is_that_of_a_loop_over_the_images() -> None:
         bins.setdefault(min(int(10 * max(p)), 9), []).append((max(p), p[y] == max(p)))
     expected = [(*np.mean(bins[k], axis=0), len(bins[k])) for k in sorted(bins)]
     error = sum(n * abs(accuracy - confidence) for confidence, accuracy, n in expected) / 500
-    axes = plots.draw_calibration(P, Y).axes[0]
-    shown = np.asarray(axes.lines[1].get_xydata())
-    np.testing.assert_allclose(shown, [place for *place, _ in expected])
-    assert [text.get_text() for text in axes.texts] == [str(n) for *_, n in expected]
-    assert error > 0.05 and axes.get_title("left").endswith(f"expected calibration error {error:.2%}")
+    axes = plots.draw_calibration({"test images": (P, Y), "photos": (np.eye(4)[[0, 1]], np.array([0, 0]))}).axes[0]
+    _, images, photos = axes.lines
+    np.testing.assert_allclose(np.asarray(images.get_xydata()), [place for *place, _ in expected])
+    np.testing.assert_allclose(np.asarray(photos.get_xydata()), [[1, 0.5]])
+    assert [text.get_text() for text in axes.texts] == [*(str(n) for *_, n in expected), "2"]
+    assert error > 0.05 and images.get_label() == f"test images: {error:.2%}" and photos.get_label() == "photos: 50.00%"
+
+
+def test_photos_are_drawn_under_each_condition_and_the_refused_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    Y = np.arange(30)
+    X = BAR.ravel() // 255 * (200 + Y[:, np.newaxis]).astype(np.uint8)  # the grey level tells the label
+    monkeypatch.setattr(plots, "CONDITIONS", {"as it is": as_it_is, "blank": lambda x, rng: save(0 * x)})
+    monkeypatch.setattr(plots, "PHOTOS", 10)
+    photos, labels, refused = plots.read_photos(X, Y, "mnist")
+    np.testing.assert_array_equal(photos, X[labels])
+    assert len(set(labels)) == refused == 5
 
 
 def test_first_layer_shows_the_largest_weights_first() -> None:
@@ -156,6 +170,8 @@ def test_saved_network_is_drawn_from_its_test_images(trained: Trained, dataset: 
     figures = plots.draw_all(dataset, path)
     assert figures.keys() == {"confusion", "first-layer", "mistakes", "calibration"}
     assert figures["confusion"].axes[0].get_title("left") == f"Confusion matrix: {errors} errors in 200 images"
+    _, sets = figures["calibration"].axes[0].get_legend_handles_labels()
+    assert [name.split(":")[0] for name in sets] == ["test images", "photos (0 refused)"][: 1 + (dataset == "mnist")]
     headline = f"{1 - errors / 200:.2%} of the test set of {dataset}, 784-12-10, 2001-02-03"
     assert all(figure.get_suptitle().split("\n")[0] == headline for figure in figures.values())
 
