@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 import nn
 import train
+from bench.common import MEGABYTE, ROOT
 from bench.hostile import HOSTILE, PLANT, PY, RUNNING
 from data.checkpoint import checkpoint_path, save_checkpoint
 from data.datasets import NAMES
@@ -42,12 +43,12 @@ from data.formats import read_split
 from data.pickles import load_tree
 from data.weights import load_weights, save_weights
 
-ROOT = Path(__file__).resolve().parent.parent
 SEED = 6
 SHORT = "--samples 3000 --layers 784 32 10 --epochs 6"
 RUNS = SHORT, f"{SHORT} --optimizer momentum --schedule constant --augment none --validation", f"{SHORT} --batch-size 0"
 WEIGHTS, CHECKPOINT = Path("weights/mnist.pkl"), Path("weights/mnist.checkpoint.pkl")
-SECONDS, BYTES = 2, 1e9  # of processor and of memory, that no file may take
+SECONDS, MOST_MEMORY = 2, 1000  # of processor and in MB, that no file may take
+FILE_SIZE = resource.RLIMIT_FSIZE  # of any file that is written
 SAVING = -1.0  # the moment at which a temporary file is there
 Verdicts: TypeAlias = Iterator[str]  # "" where it held, else "lost: why", "executed: why" or "crashed: why"
 Item = TypeVar("Item")
@@ -255,10 +256,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def table(digits: NDArray[np.uint8], noise: NDArray[np.uint8]) -> bytes:
     """A CSV file with a header."""
-    text = io.StringIO("label," + ",".join(map(str, range(784))) + "\n")
-    text.seek(0, io.SEEK_END)
-    np.savetxt(text, np.column_stack([digits, noise.reshape(len(noise), -1)]), "%d", ",")
-    return text.getvalue().encode()
+    text, names = io.BytesIO(), ",".join(["label", *map(str, range(784))])
+    rows = np.column_stack([digits, noise.reshape(len(noise), -1)])
+    np.savetxt(text, rows, "%d", ",", header=names, comments="")
+    return text.getvalue()
 
 
 def archive(**arrays: NDArray[np.uint8]) -> bytes:
@@ -333,38 +334,19 @@ def writes_failing(dice: random.Random, tries: int) -> Verdicts:
                 break
 
 
-@contextlib.contextmanager
-def little_room(folder: Path, room: int, tmpfs: bool) -> Iterator[None]:
-    """A folder in which only so many bytes more can be written: of a small disk, else of any one file."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if tmpfs:
-        files = contents(folder)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=True)
-        fill(folder, files)
-        free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
-        (folder / "filler").write_bytes(bytes(free - room))
-    else:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        if tmpfs:
-            subprocess.run(["umount", folder], check=True)
-
-
 def disk_full(dice: random.Random, tries: int) -> Verdicts:
-    """A run that finds the disk full: status 1, one message, what was there stays. tmpfs needs root."""
-    flags, folder = f"{SHORT} --weights weights/w.pkl", Path("weights")
+    """A run that can write no file of more than room bytes: status 1, one message, what was there stays."""
+    flags, folder, (_, most) = f"{SHORT} --weights weights/w.pkl", Path("weights"), resource.getrlimit(FILE_SIZE)
     run(Path(), flags)
-    trial = "mount -t tmpfs tmpfs weights 2>/dev/null && umount weights"
-    can_mount = subprocess.run(trial, shell=True).returncode == 0
-    for number in range(tries):
-        with little_room(folder, 4096 * dice.randint(0, 1), tmpfs=can_mount and number % 2 == 0):
-            before = contents(folder)
+    before = contents(folder)
+    for _ in range(tries):
+        resource.setrlimit(FILE_SIZE, (4096 * dice.randint(0, 1), most))
+        try:
             status, errors = run(Path(), f"{flags} --seed 1")
-            held = status == 1 and errors.count("\n") == 1 and "weights/w.checkpoint.pkl: " in errors
-            yield "" if held and contents(folder) == before else f"lost: {status}, {errors}"
+        finally:
+            resource.setrlimit(FILE_SIZE, (most, most))
+        held = status == 1 and errors.count("\n") == 1 and "weights/w.checkpoint.pkl: " in errors
+        yield "" if held and contents(folder) == before else f"lost: {status}, {errors}"
 
 
 def runs_at_once(dice: random.Random, tries: int) -> Verdicts:
@@ -393,7 +375,7 @@ FAULTS: dict[str, tuple[Callable[[random.Random, int], Verdicts], int]] = {
     "hostile weights files, load_weights and train.main": (hostile_files, len(HOSTILE)),
     **{f"{name} files changed": (functools.partial(layout_mutated, layout=name), 5_000) for name in LAYOUTS},
     "every call of a write fails in turn": (writes_failing, 2_000),
-    "full disk while saving": (disk_full, 20),
+    "no room left while saving": (disk_full, 20),
 }
 
 
@@ -412,9 +394,9 @@ def attempt(name: str, tries: int) -> Counter[str]:
             print(f"{name}: {error!r}", file=sys.stderr, flush=True)
         finally:
             os.chdir(home)
-    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024) > BYTES:
+    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MEGABYTE > MOST_MEMORY:
         counts["crashed"] += 1
-        print(f"{name}: takes more than {BYTES:.0f} bytes of memory", file=sys.stderr)
+        print(f"{name}: takes more than {MOST_MEMORY} MB of memory", file=sys.stderr)
     return counts
 
 

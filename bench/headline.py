@@ -162,8 +162,9 @@ def draw(measured: Mapping[str, Mapping[str, Sequence[Run]]]) -> None:
         bars = axis.barh(list(runs), seconds, color=["C1" if name == "numpy-mlp" else "C0" for name in runs])
         axis.bar_label(bars, [f"{s:.1f} s" for s in seconds], padding=3)
         axis.invert_yaxis()
-        axis.set(title=title, xlabel="seconds, from the command to the weights", xscale="log")
+        axis.set(title=title, xlabel="seconds")
         axis.margins(x=0.3)
+    figure.suptitle("From the command to saved weights")
     figure.savefig(PLOT, dpi=80)
 
 

@@ -29,7 +29,7 @@ TRIES = {name: 2 for name in faults.FAULTS} | {
 @pytest.mark.skipif(not (HOME / "mnist").exists(), reason="the images are not there: make data")
 @pytest.mark.parametrize("name", faults.FAULTS)
 def test_a_few_tries_do_no_harm(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(faults, "BYTES", float("inf"))  # of this process, not of the fault
+    monkeypatch.setattr(faults, "MOST_MEMORY", float("inf"))  # of this process, not of the fault
     monkeypatch.setattr(faults, "SHORT", SHORT)
     monkeypatch.setattr(faults, "RUNS", (SHORT,))
     counts = faults.attempt(name, TRIES[name])
