@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import nn
-from bench import faults, hostile
+from bench import common, faults, hostile
 from data.load import HOME
 from data.weights import load_weights
 
@@ -85,7 +85,7 @@ def test_harm_decides_the_exit_status(
 def test_ctrl_c_ends_all_in_silence_so_that_make_alone_says_it(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.faults", "--share", "0.1"],
-        cwd=faults.ROOT,
+        cwd=common.ROOT,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
