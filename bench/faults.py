@@ -48,7 +48,6 @@ SHORT = "--samples 3000 --layers 784 32 10 --epochs 6"
 RUNS = SHORT, f"{SHORT} --optimizer momentum --schedule constant --augment none --validation", f"{SHORT} --batch-size 0"
 WEIGHTS, CHECKPOINT = Path("weights/mnist.pkl"), Path("weights/mnist.checkpoint.pkl")
 SECONDS, MOST_MEMORY = 2.0, 1000.0  # of processor and in MB, that no file may take
-FILE_SIZE = resource.RLIMIT_FSIZE  # of any file that is written
 SAVING = -1.0  # the moment at which a temporary file is there
 Verdicts: TypeAlias = Iterator[str]  # "" where it held, else "lost: why", "executed: why" or "crashed: why"
 Item = TypeVar("Item")
@@ -334,19 +333,38 @@ def writes_failing(dice: random.Random, tries: int) -> Verdicts:
                 break
 
 
+@contextlib.contextmanager
+def little_room(folder: Path, room: int, tmpfs: bool) -> Iterator[None]:
+    """A folder in which only so many bytes more can be written: of a small disk, else of any one file."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if tmpfs:
+        files = contents(folder)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=True)
+        fill(folder, files)
+        free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
+        (folder / "filler").write_bytes(bytes(free - room))
+    else:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        if tmpfs:
+            subprocess.run(["umount", folder], check=True)
+
+
 def disk_full(dice: random.Random, tries: int) -> Verdicts:
-    """A run that can write no file of more than room bytes: status 1, one message, what was there stays."""
-    flags, folder, (_, most) = f"{SHORT} --weights weights/w.pkl", Path("weights"), resource.getrlimit(FILE_SIZE)
+    """A run that finds the disk full: status 1, one message, what was there stays. tmpfs needs root."""
+    flags, folder = f"{SHORT} --weights weights/w.pkl", Path("weights")
     run(Path(), flags)
-    before = contents(folder)
-    for _ in range(tries):
-        resource.setrlimit(FILE_SIZE, (4096 * dice.randint(0, 1), most))
-        try:
+    trial = "mount -t tmpfs tmpfs weights 2>/dev/null && umount weights"
+    can_mount = subprocess.run(trial, shell=True).returncode == 0
+    for number in range(tries):
+        with little_room(folder, 4096 * dice.randint(0, 1), tmpfs=can_mount and number % 2 == 0):
+            before = contents(folder)
             status, errors = run(Path(), f"{flags} --seed 1")
-        finally:
-            resource.setrlimit(FILE_SIZE, (most, most))
-        held = status == 1 and errors.count("\n") == 1 and "weights/w.checkpoint.pkl: " in errors
-        yield "" if held and contents(folder) == before else f"lost: {status}, {errors}"
+            held = status == 1 and errors.count("\n") == 1 and "weights/w.checkpoint.pkl: " in errors
+            yield "" if held and contents(folder) == before else f"lost: {status}, {errors}"
 
 
 def runs_at_once(dice: random.Random, tries: int) -> Verdicts:
@@ -375,7 +393,7 @@ FAULTS: dict[str, tuple[Callable[[random.Random, int], Verdicts], int]] = {
     "hostile weights files, load_weights and train.main": (hostile_files, len(HOSTILE)),
     **{f"{name} files changed": (functools.partial(layout_mutated, layout=name), 5_000) for name in LAYOUTS},
     "every call of a write fails in turn": (writes_failing, 2_000),
-    "no room left while saving": (disk_full, 20),
+    "full disk while saving": (disk_full, 20),
 }
 
 
