@@ -29,13 +29,20 @@ Points: TypeAlias = NDArray[np.int32]  # (n, 1, 2), x and y of the corners of a 
 FORMATS = "PNG", "JPEG", "WEBP", "BMP", "GIF", "HEIF"
 MAX_PIXELS, MAX_SIDE, MAX_FRAMES = 30_000_000, 30_000, 20  # of pixels, those that are decoded
 DIGIT = 20  # long side of a digit in it
-STROKE = 1.9, 3.2  # the mean widths of strokes that are left alone; MNIST's lie between 1.7 and 3.9, 90 in 100
+STROKE = 2.3, 3.2  # the mean widths of strokes that are left alone; MNIST's lie between 1.7 and 3.9, 90 in 100
 FINE = 8  # times DIGIT is the long side of a digit while its strokes are measured
 WORK, SURFACE, COARSE = 640, 160, 128  # longest sides: at all, to find the surface, its light
 EDGE = 13  # the change of colour between neighbours that parts two regions, in CIELAB
 SMALL = 6  # the shortest side in which a digit is looked for
 CONTRAST = 9.0  # in CIELAB; below it nothing is ink
-GAP = 0.115  # strokes nearer than this share of a digit's height are one digit
+PANEL, DRAWN = 0.09, 0.008  # least shares: of the image that a panel covers, of a panel that is edges of what is on it
+FREE, EVEN = 0.8, 0.5  # least shares of a panel in its own colour: of its margin, of all of it
+ROUGH = 0.12  # the share of its area by which a four-sided or round shape may miss being one
+SPECK = 0.03  # what is smaller than this share of the digit's area is none of it
+LINE = 0.75  # frames and rules have strokes narrower than this share of the digit's
+# strokes of one digit lie no further apart than these shares of its length: two of any kind, two whose boxes overlap,
+# a small one, two bars in a row
+GAP, OVERLAP_GAP, SMALL_GAP, BAR_GAP = 0.115, 0.25, 0.33, 0.5
 
 register_heif_opener(thumbnails=False)
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is lower
@@ -202,7 +209,7 @@ def find_surface(lab: Floats) -> tuple[Floats, Mask]:
     small = np.clip(resize(lab, fit(lab, SURFACE)) + (0, 128, 128), 0, 255).astype(np.uint8)
     flat = as_mask(steps(cv2.medianBlur(small, 7)) < EDGE)  # without strokes
     _, regions, stats, _ = cv2.connectedComponentsWithStats(flat, connectivity=4)
-    large = [i for i in range(1, len(stats)) if stats[i, cv2.CC_STAT_AREA] > 0.09 * flat.size]
+    large = [i for i in range(1, len(stats)) if stats[i, cv2.CC_STAT_AREA] > PANEL * flat.size]
     hulls = [cv2.convexHull(cv2.findNonZero(as_mask(regions == i))) for i in large]
     panels = [hull for i, hull in zip(large, hulls) if is_panel(regions == i, hull, small)]
     if not panels or min(lab.shape[:2]) < 64:
@@ -218,20 +225,20 @@ def is_panel(region: NDArray[np.bool_], hull: Points, small: NDArray[np.uint8]) 
     """Whether a region of even colour is a four-sided or round shape within the image, its margin free, drawn upon."""
     area, inside = max(cv2.contourArea(hull), 1), fill(hull, region.shape)
     corners = cv2.approxPolyDP(hull, 0.05 * cv2.arcLength(hull, True), True)
-    four = len(corners) == 4 and 0.87 < cv2.contourArea(corners) / area < 1.1
-    circle = area > 0.88 * math.pi * cv2.minEnclosingCircle(hull)[1] ** 2
+    four = len(corners) == 4 and abs(cv2.contourArea(corners) / area - 1) < ROUGH
+    circle = area > (1 - ROUGH) * math.pi * cv2.minEnclosingCircle(hull)[1] ** 2
     left, top, width, height = cv2.boundingRect(hull)
     within = (left > 0 and left + width < region.shape[1]) or (top > 0 and top + height < region.shape[0])
     core = shrink(inside, 3)
-    free = np.count_nonzero(region & (inside > core)) > 0.8 * np.count_nonzero(inside > core)  # the margin
-    even = np.count_nonzero(region) > 0.5 * area
-    drawn = np.count_nonzero((steps(small) > EDGE) & (core > 0)) > 0.008 * area
+    free = np.count_nonzero(region & (inside > core)) > FREE * np.count_nonzero(inside > core)  # the margin
+    even = np.count_nonzero(region) > EVEN * area
+    drawn = np.count_nonzero((steps(small) > EDGE) & (core > 0)) > DRAWN * area
     return bool(within and (four or circle) and free and even and drawn)
 
 
 def steps(small: NDArray[np.uint8]) -> Floats:
     """How much the colour (rows, columns, 3) changes about each pixel (rows, columns)."""
-    change: Floats = cv2.morphologyEx(small, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)).max(axis=2)
+    change: Floats = cv2.morphologyEx(small, cv2.MORPH_GRADIENT, square(1)).max(axis=2)
     return change
 
 
@@ -240,14 +247,14 @@ def fill(hull: Points, shape: tuple[int, ...]) -> Mask:
     return as_mask(cv2.fillConvexPoly(np.zeros(shape, np.uint8), hull, 1))
 
 
-def disc(size: int) -> Mask:
-    """A round structuring element."""
-    return as_mask(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)))
+def square(radius: int) -> Mask:
+    """A structuring element."""
+    return np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
 
 
 def shrink(mask: Mask, radius: int) -> Mask:
     """The mask without that margin, but at the edge of the image."""
-    return as_mask(cv2.erode(mask, np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)))
+    return as_mask(cv2.erode(mask, square(radius)))
 
 
 # Ink
@@ -309,8 +316,7 @@ def find_level(f: Floats, on: NDArray[np.bool_]) -> Floats:
 
 def close(f: Floats, on: NDArray[np.bool_], radius: int) -> Floats:
     """The morphological closing by a square of 2 radius + 1, of what is on."""
-    kernel = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
-    return as_floats(cv2.morphologyEx(as_floats(np.where(on, f, f.min())), cv2.MORPH_CLOSE, kernel))
+    return as_floats(cv2.morphologyEx(as_floats(np.where(on, f, f.min())), cv2.MORPH_CLOSE, square(radius)))
 
 
 def fit_parabola(f: Floats, on: NDArray[np.bool_]) -> Floats:
@@ -354,12 +360,13 @@ def find_parts(mask: Mask, least: float) -> list[Part]:
     """The 60 largest connected components of at least that many pixels, largest first."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
     order = [i for i in 1 + np.argsort(-stats[1:, cv2.CC_STAT_AREA])[:60] if stats[i, cv2.CC_STAT_AREA] >= least]
-    parts = []
-    for i in order:
-        x, y, w, h, area = stats[i].tolist()
-        part = as_mask(labels == i)
-        parts.append(Part(part, x, y, w, h, area, stroke_width(part[y : y + h, x : x + w])))
-    return parts
+    return [measure(as_mask(labels == i)) for i in order]
+
+
+def measure(mask: Mask) -> Part:
+    """The mask as one component, connected or not."""
+    x, y, w, h = cv2.boundingRect(mask)
+    return Part(mask, x, y, w, h, cv2.countNonZero(mask), stroke_width(mask[y : y + h, x : x + w]))
 
 
 def keep_digit(mask: Mask, surface: Mask) -> Mask:
@@ -367,17 +374,17 @@ def keep_digit(mask: Mask, surface: Mask) -> Mask:
     parts = find_parts(mask, 3e-5 * mask.size)
     if not parts or parts[0].area < 8:
         raise ImageError("there is no ink in the image, or too little to tell what it is")
-    rim = surface - cv2.erode(surface, np.ones((3, 3)), borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    rim = surface - cv2.erode(surface, square(1), borderType=cv2.BORDER_CONSTANT, borderValue=0)
     inner = [p for p in parts if not (p.mask & rim).any()]  # the rest goes on beyond the surface
     if inner and inner[0].area > 0.05 * parts[0].area:
         parts = inner
     parts = inside_frame(mask, parts)
     main = max(parts, key=lambda p: p.area * p.width**2)
     parts = [p for p in parts if not is_line(p, main)]
-    digit = join(main, parts)
-    if any(is_like_a_digit(p, main) for p in parts if p not in digit):
+    digit, rest = join(main, parts)
+    if any(is_like_a_digit(p, digit) for p in rest):
         raise ImageError("there are several digits in the image; show one alone")
-    return as_mask(cv2.dilate(merge(digit), np.ones((3, 3), np.uint8)))
+    return as_mask(cv2.dilate(digit.mask, square(1)))
 
 
 def inside_frame(mask: Mask, parts: list[Part]) -> list[Part]:
@@ -394,7 +401,7 @@ def inside_frame(mask: Mask, parts: list[Part]) -> list[Part]:
             hull = shrink(fill(cv2.convexHull(contour), mask.shape), 1)
             line = frame.mask & (1 - hull)
             within = find_parts(mask & hull, 0.1 * line.sum())
-            if any(p.width > 1.25 * stroke_width(line) and p.h > 0.35 * h for p in within):
+            if any(stroke_width(line) < LINE * p.width and p.h > 0.35 * h for p in within):
                 return within
     return parts
 
@@ -402,7 +409,7 @@ def inside_frame(mask: Mask, parts: list[Part]) -> list[Part]:
 def is_line(part: Part, main: Part) -> bool:
     """Whether a component is a rule, an underline or an open frame: thinner than the main one, and as long."""
     sparse = part.area < 0.25 * part.w * part.h or part.w > 5 * part.h
-    return sparse and part.width < 0.7 * main.width and part.length > 0.8 * main.length
+    return sparse and part.width < LINE * main.width and part.length > 0.8 * main.length
 
 
 def is_like_a_digit(part: Part, main: Part) -> bool:
@@ -410,26 +417,38 @@ def is_like_a_digit(part: Part, main: Part) -> bool:
     return part.h > 0.5 * main.h and part.width > 0.5 * main.width and part.area > 0.12 * main.area
 
 
-def join(main: Part, parts: list[Part]) -> list[Part]:
-    """The main component and, one after the other, those that belong to the same digit."""
-    digit, rest = [main], [p for p in parts if p is not main and p.area > 0.03 * main.area]
+def join(main: Part, parts: list[Part]) -> tuple[Part, list[Part]]:
+    """The digit, which is the main component and, one after the other, those that belong to it; and the rest."""
+    digit, strokes, rest = main, [main], [p for p in parts if p is not main and p.area > SPECK * main.area]
     while True:
-        away = cv2.distanceTransform(1 - merge(digit), cv2.DIST_L2, 5)
-        new = [p for p in rest if belongs(p, digit, float(away[p.mask > 0].min()))]
+        away = cv2.distanceTransform(1 - digit.mask, cv2.DIST_L2, 5)
+        new = [p for p in rest if belongs(p, digit, strokes, float(away[p.mask > 0].min()))]
         if not new:
-            return digit
-        digit, rest = digit + new, [p for p in rest if p not in new]
+            return digit, rest
+        strokes, rest = strokes + new, [p for p in rest if p not in new]
+        digit = measure(merge(strokes))
 
 
-def belongs(part: Part, digit: list[Part], gap: float) -> bool:
+def belongs(part: Part, digit: Part, strokes: list[Part], gap: float) -> bool:
     """Whether a component with that gap is one more stroke of the digit, rather than a second digit or a word."""
-    main = digit[0]
-    _, _, width, height = cv2.boundingRect(merge([part, *digit]))
-    beside = part.x > main.x + main.w or main.x > part.x + part.w
-    near = gap < GAP * (height if beside else max(width, main.length))
-    small = gap < 0.33 * main.length and not is_like_a_digit(part, main)
-    goes_on = gap < 0.5 * main.length and any(is_straight(part, p) for p in digit)
-    return part.width > 0.4 * main.width and (near or small or goes_on)
+    if any(is_straight(part, p) for p in strokes):
+        near = gap < BAR_GAP * digit.length
+    elif not is_like_a_digit(part, digit):
+        near = gap < SMALL_GAP * digit.length
+    elif boxes_overlap(part, digit):
+        near = gap < OVERLAP_GAP * digit.length
+    else:
+        both = measure(merge([part, digit]))
+        beside = part.x > digit.x + digit.w or digit.x > part.x + part.w
+        near = gap < GAP * (both.h if beside else max(both.w, digit.length))
+    return near and part.width > 0.4 * digit.width
+
+
+def boxes_overlap(first: Part, second: Part) -> bool:
+    """Whether two components lie side by side and above each other at once, as two digits seldom do."""
+    beside = max(first.x, second.x) >= min(first.x + first.w, second.x + second.w)
+    above = max(first.y, second.y) >= min(first.y + first.h, second.y + second.h)
+    return not (beside or above)
 
 
 def merge(parts: list[Part]) -> Mask:
@@ -472,7 +491,7 @@ def even_strokes(ink: Floats) -> Floats:
     change = min(max(width, STROKE[0]), STROKE[1]) - width
     radius = round(FINE * abs(change) / 2)
     ink = np.pad(ink, radius + 1)
-    kernel = disc(2 * radius + 1)
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
     return trim(cv2.dilate(ink, kernel) if change > 0 else cv2.erode(ink, kernel), 0.2)
 
 

@@ -30,12 +30,11 @@ from demo.predict import load_network
 Digit: TypeAlias = NDArray[np.uint8]  # (28, 28)
 Ink: TypeAlias = NDArray[np.float64]  # (rows, columns), 0 for paper and 1 for full ink
 Colours: TypeAlias = NDArray[np.floating | np.integer]  # (rows, columns), or (rows, columns, 3 or 4), 0 to 255
-Light: TypeAlias = Callable[[int, int, Generator], Ink]  # rows, columns, rng -> share of full light
 Condition: TypeAlias = Callable[[Digit, Generator], bytes]  # -> the content of a file
 
 ALLOWED, ALLOWED_AS_THEY_ARE = 2.0, 0.3  # points lost: under a condition, by the dataset's own images
-PAPER_AND_INK = (225, 222, 215), (250, 240, 215), (45, 45, 55), (35, 55, 150), (40, 65, 50), (225, 225, 215)
-WHITE, CREAM, BLACK, BLUE, BOARD, CHALK = map(np.array, PAPER_AND_INK)
+WHITE, CREAM, BLACK, BLUE = map(np.array, [(225, 222, 215), (250, 240, 215), (45, 45, 55), (35, 55, 150)])
+BOARD, CHALK = np.array([40, 65, 50]), np.array([225, 225, 215])
 YELLOW, RED, GREEN = np.array([250, 235, 115]), np.array([190, 60, 60]), np.array([60, 115, 60])  # two of equal grey
 TRANSPOSES = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_90 TRANSVERSE ROTATE_270"
 TURNS = {  # EXIF orientation, counted from 2: how the image lies in the file
@@ -66,40 +65,27 @@ def write(x: Digit, rng: Generator) -> Ink:
     return place(redraw(x, 300), 480, 640, rng)
 
 
-def colour(ink: Ink, paper: Colours, pen: Colours) -> Colours:
+def colour(ink: Ink | NDArray[np.bool_], paper: Colours, pen: Colours) -> Colours:
     """Ink of one colour over paper of one colour, or over a sheet."""
     return paper + ink[..., np.newaxis] * (pen - paper)
 
 
-def across(rows: int, columns: int, rng: Generator) -> Ink:
-    """A ramp from about -1 to about 1 in any direction."""
+def light(rows: int, columns: int, rng: Generator, falls_off: bool) -> Ink:
+    """The share of full light, which changes in any direction.
+
+    It falls off to 0.35 at one side, or is 0.55 beyond a soft edge, as a hand or a telephone throws its shadow.
+    """
     angle = rng.uniform(0, 2 * math.pi)
     y, x = np.linspace(-1, 1, rows)[:, np.newaxis], np.linspace(-1, 1, columns)
-    return math.cos(angle) * y + math.sin(angle) * x
+    ramp: Ink = math.cos(angle) * y + math.sin(angle) * x
+    if falls_off:
+        return 0.35 + 0.65 * (ramp - ramp.min()) / np.ptp(ramp)
+    return 0.775 - 0.225 * np.tanh(10 * (ramp - rng.uniform(-0.5, 0.5)))
 
 
-def falling_off(rows: int, columns: int, rng: Generator) -> Ink:
-    """Full light at one side of the sheet, 0.35 of it at the other."""
-    ramp = across(rows, columns, rng)
-    light: Ink = 0.35 + 0.65 * (ramp - ramp.min()) / np.ptp(ramp)
-    return light
-
-
-def half_shadow(rows: int, columns: int, rng: Generator) -> Ink:
-    """0.55 of the light on one side of a soft edge, as a hand or a telephone throws its shadow."""
-    ramp = across(rows, columns, rng) - rng.uniform(-0.5, 0.5)
-    light: Ink = 0.775 - 0.225 * np.tanh(10 * ramp)
-    return light
-
-
-def photo(sheet: Colours, rng: Generator, light: Light = half_shadow, noise: float = 4) -> Colours:
-    """The sheet (rows, columns, 3) in that light, with the noise of a camera."""
-    return sheet * light(len(sheet), sheet.shape[1], rng)[..., np.newaxis] + rng.normal(0, noise, sheet.shape)
-
-
-def rules(rows: int, columns: int, step: int, width: int) -> Ink:
-    """Horizontal lines."""
-    return np.repeat(((np.arange(rows) % step) < width)[:, np.newaxis], columns, axis=1).astype(np.float64)
+def photo(sheet: Colours, rng: Generator, falls_off: bool = False, noise: float = 4) -> Colours:
+    """The sheet (rows, columns, 3) in such light, with the noise of a camera."""
+    return sheet * light(*sheet.shape[:2], rng, falls_off)[..., np.newaxis] + rng.normal(0, noise, sheet.shape)
 
 
 def to_image(A: Colours) -> Image.Image:
@@ -116,11 +102,9 @@ def save(A: Colours | Image.Image, format: str = "PNG", **options: object) -> by
 
 def cut_off(x: Digit, rng: Generator) -> bytes:
     """The square that just holds the ink."""
-    rows, columns = (slice(at.min(), at.max() + 1) for at in np.nonzero(x > 50))
-    ink = Image.fromarray(255 - x[rows, columns])
-    square = Image.new("L", (max(ink.size), max(ink.size)), 255)
-    square.paste(ink, ((square.width - ink.width) // 2, (square.height - ink.height) // 2))
-    return save(square.resize((280, 280), Image.Resampling.BICUBIC))
+    x = x[tuple(slice(at.min(), at.max() + 1) for at in np.nonzero(x > 50))]
+    missing = [max(x.shape) - n for n in x.shape]
+    return save(255 - 255 * enlarge(np.pad(x, [(n // 2, n - n // 2) for n in missing]), 280))
 
 
 def pencil(x: Digit, rng: Generator) -> bytes:
@@ -145,14 +129,15 @@ def on_a_table(x: Digit, rng: Generator) -> bytes:
 
 
 def ruled(x: Digit, rng: Generator) -> bytes:
-    sheet = colour(rules(450, 600, 75, 3), np.array([245, 245, 245]), np.array([165, 190, 225]))
+    lines = np.repeat(np.arange(450)[:, np.newaxis] % 75 < 3, 600, axis=1)
+    sheet = colour(lines, np.array([245, 245, 245]), np.array([165, 190, 225]))
     sheet = colour(place(redraw(x, 300), 450, 600, rng), sheet, BLACK)
     return save(sheet + rng.normal(0, 3, sheet.shape), "JPEG")
 
 
 def squared(x: Digit, rng: Generator) -> bytes:
-    grid = rules(400, 400, 40, 2)
-    sheet = colour(np.maximum(grid, grid.T), np.array([245, 245, 240]), np.array([170, 190, 220]))
+    line = np.arange(400) % 40 < 2
+    sheet = colour(np.logical_or.outer(line, line), np.array([245, 245, 240]), np.array([170, 190, 220]))
     sheet = colour(place(redraw(x, 280), 400, 400, rng), sheet, BLUE)
     return save(sheet + rng.normal(0, 3, sheet.shape), "JPEG")
 
@@ -203,7 +188,7 @@ def turned(x: Digit, rng: Generator) -> bytes:
 def telephone(x: Digit, rng: Generator) -> bytes:
     """12 megapixels, the digit a tenth as high as the sheet."""
     ink = place(redraw(x, 450), 3024, 4032, rng)
-    sheet = (215 - 165 * ink) * falling_off(3024, 4032, rng) + np.resize(rng.normal(0, 6, 1_000_003), ink.shape)
+    sheet = (215 - 165 * ink) * light(3024, 4032, rng, True) + np.resize(rng.normal(0, 6, 1_000_003), ink.shape)
     return save(sheet, "JPEG")
 
 
@@ -219,7 +204,7 @@ CONDITIONS: dict[str, Condition] = {
     "noise": lambda x, rng: save(40 + 175 * place(enlarge(x, 200), 256, 256, rng) + rng.normal(0, 25, (256, 256))),
     "JPEG of quality 10": lambda x, rng: save(255 - 225 * place(enlarge(x, 112), 160, 160, rng), "JPEG", quality=10),
     "WebP of quality 10": lambda x, rng: save(255 - 225 * place(enlarge(x, 112), 160, 160, rng), "WEBP", quality=10),
-    "light that falls off": lambda x, rng: save(photo(colour(write(x, rng), WHITE, BLACK), rng, falling_off), "JPEG"),
+    "light that falls off": lambda x, rng: save(photo(colour(write(x, rng), WHITE, BLACK), rng, True), "JPEG"),
     "half in shadow": lambda x, rng: save(photo(colour(write(x, rng), WHITE, BLACK), rng), "JPEG"),
     "blue ink on cream": lambda x, rng: save(photo(colour(write(x, rng), CREAM, BLUE), rng), "JPEG", quality=60),
     "chalk on a board": chalk,
@@ -281,13 +266,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m demo.robustness", description=__doc__)
     parser.add_argument("--validation", action="store_true", help="on training images, not the test's")
     parser.add_argument("--samples", type=int, default=500, metavar="N", help="under each condition (default: 500)")
-    parser.add_argument("--weights", type=Path, default=Path("weights"), help="their folder (default: weights)")
     options = parser.parse_args(arguments)
     print("| condition | images | right before | right | points lost | refused |\n|---|---|---|---|---|---|")
     kept = True
     try:
         for dataset in DATASETS:
-            weights = load_network(options.weights / f"{dataset}.pkl")
+            weights = load_network(Path("weights") / f"{dataset}.pkl")
             X, Y = load_sets(dataset, options.validation).measured
             kept &= table(weights, X, Y, {f"{dataset}, as it is": as_it_is}, ALLOWED_AS_THEY_ARE)
             if dataset == "mnist":

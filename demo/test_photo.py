@@ -22,6 +22,7 @@ Line = list[tuple[int, int]]  # (x, y) from 0 to 100
 SEVEN: list[Line] = [[(30, 20), (70, 20), (45, 80)]]
 FIVE: list[Line] = [[(40, 22), (38, 48), (60, 48), (64, 65), (50, 78), (34, 74)], [(52, 20), (70, 20)]]  # in two parts
 FOUR: list[Line] = [[(40, 20), (30, 52), (58, 52)], [(70, 25), (68, 80)]]  # its two strokes do not touch
+SLANTED_FOUR: list[Line] = [[(46, 20), (26, 50), (40, 50)], [(71, 24), (48, 80)]]  # as far apart as two digits
 RNG = np.random.default_rng(0)
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 
@@ -188,10 +189,11 @@ def test_several_digits_are_refused() -> None:
             read(Image.fromarray(np.hstack(pair)))
 
 
-@pytest.mark.parametrize("lines", [FIVE, FOUR, [*SEVEN, [(38, 50), (38, 51)]]], ids=["five", "four", "dot"])
+@pytest.mark.parametrize("lines", [FIVE, FOUR, SLANTED_FOUR, [*SEVEN, [(38, 50), (38, 51)]]])
 def test_strokes_close_by_are_one_digit(lines: list[Line]) -> None:
     """Nothing is lost: as much ink as in the drawing, trimmed and averaged down."""
-    X, ink = read(drawn(lines)), 255 - np.asarray(drawn(lines)).astype(np.float32)
+    sheet = drawn(lines, width=9)
+    X, ink = read(sheet), 255 - np.asarray(sheet).astype(np.float32)
     check_form(X)
     rows, columns = (np.flatnonzero(ink.any(axis=axis)) for axis in (1, 0))
     scale = 20 / max(np.ptp(rows) + 1, np.ptp(columns) + 1)
