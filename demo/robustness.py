@@ -79,13 +79,17 @@ def light(rows: int, columns: int, rng: Generator, falls_off: bool) -> Ink:
     y, x = np.linspace(-1, 1, rows)[:, np.newaxis], np.linspace(-1, 1, columns)
     ramp: Ink = math.cos(angle) * y + math.sin(angle) * x
     if falls_off:
-        return 0.35 + 0.65 * (ramp - ramp.min()) / np.ptp(ramp)
-    return 0.775 - 0.225 * np.tanh(10 * (ramp - rng.uniform(-0.5, 0.5)))
+        share: Ink = 0.35 + 0.65 * (ramp - ramp.min()) / np.ptp(ramp)
+    else:
+        share = 0.775 - 0.225 * np.tanh(10 * (ramp - rng.uniform(-0.5, 0.5)))
+    return share
 
 
 def photo(sheet: Colours, rng: Generator, falls_off: bool = False, noise: float = 4) -> Colours:
     """The sheet (rows, columns, 3) in such light, with the noise of a camera."""
-    return sheet * light(*sheet.shape[:2], rng, falls_off)[..., np.newaxis] + rng.normal(0, noise, sheet.shape)
+    return sheet * light(len(sheet), sheet.shape[1], rng, falls_off)[..., np.newaxis] + rng.normal(
+        0, noise, sheet.shape
+    )
 
 
 def to_image(A: Colours) -> Image.Image:
