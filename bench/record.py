@@ -23,7 +23,7 @@ LOGS = ROOT / "bench" / "logs"
 RECIPES = {  # flags of train.py, chosen on the validation set
     ("mnist", "default"): "",
     ("mnist", "minute"): "--layers 784 512 256 10 --batch-size 256 --epochs 45 --weight-decay 0.05"
-    " --label-smoothing 0.1 --augment rotation=15,scale=0.15,shear=0.15,elastic=1.1",
+    " --label-smoothing 0.1 --augment rotation=15,scale=0.15,shear=0.15,shift=1,elastic=1.6,fade=0.6",
     ("mnist", "best"): "--layers 784 1536 768 10 --batch-size 256 --learning-rate 0.0015 --epochs 160"
     " --label-smoothing 0.1 --augment rotation=15,scale=0.15,shear=0.15,elastic=1.1",
     ("fashion-mnist", "default"): "",
