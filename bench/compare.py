@@ -40,7 +40,7 @@ ROWS = {
     "784-128-64-10, batch 128, SGD": Row(Work(SMALL, "sgd", 128, 0.1)),
     "784-128-64-10, batch 128, Adam": Row(Work(SMALL, "adam", 128, 0.001)),
     "784-1024-1024-10, batch 128, Adam, 30,000 samples": Row(Work((784, 1024, 1024, 10), "adam", 128, 0.001, 30_000)),
-    "784-16-16-10, one by one, SGD, 6,000 samples": Row(Work((784, 16, 16, 10), "sgd", 1, 0.002, 6_000), "µs a step"),
+    "784-16-16-10, one by one, SGD, 6,000 samples": Row(Work((784, 16, 16, 10), "sgd", 1, 0.0005, 6_000), "µs a step"),
     "784-128-64-10, predict one image": Row(Work(SMALL, "sgd", 128, 0.1), "µs an image"),
 }
 

@@ -19,7 +19,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 from bench.common import MEGABYTE, ROOT, cores, describe_machine, environment, header, line
@@ -35,7 +34,7 @@ class Tool(NamedTuple):
     packages: tuple[str, ...]
     more: tuple[str, ...] = ()
     augments: bool = True
-    augmenting: Mapping[str, str] = MappingProxyType({})
+    augmenting: Mapping[str, str] = {}
 
 
 class Run(NamedTuple):
@@ -48,9 +47,7 @@ class Run(NamedTuple):
 
 
 TOOLS = {
-    "numpy-mlp": Tool(
-        "numpy_mlp.py", ("numpy", "tqdm"), augmenting={"OPENBLAS_NUM_THREADS": "1"}
-    ),  # as the Makefile sets it
+    "numpy-mlp": Tool("numpy_mlp.py", ("numpy", "tqdm"), augmenting={"OPENBLAS_NUM_THREADS": "1"}),
     "PyTorch": Tool("pytorch.py", ("torch", "numpy")),
     "torch.compile": Tool("pytorch.py", ("torch", "numpy"), ("compile",)),
     "JAX, step": Tool("jax_mlp.py", ("jax",)),

@@ -30,20 +30,20 @@ def make_batches(
     its own rows, in a thread of its own, while the batch before is trained on.
     """
     np.empty(30_000_000, np.uint8)  # once freed, it has glibc keep what steps free, up to 30 MB: a fifteenth less time
-    order = rng.permutation(len(X))
+    order, augmented = rng.permutation(len(X)), strengths != Strengths()
 
     def make_batch(i: int) -> Batch:
         n = min(batch_size, len(X) - i)
         first, end = n * rank // ranks, n * (rank + 1) // ranks
         mine = slice(i + first, i + end)
         rows = order[mine] if batch_size < len(X) else mine  # a full batch needs no order, nor a copy
-        if strengths == Strengths():
+        if not augmented:
             return X[rows], T[rows]
         noise = 2 * rng.random((n, NOISE), np.float32) - 1
         return augment(X[rows], noise[first:end], strengths), T[rows]
 
     batches = map(make_batch, range(0, len(X), batch_size))
-    yield from batches if strengths == Strengths() else prefetch(batches)
+    yield from prefetch(batches) if augmented else batches
 
 
 def prefetch(items: Iterator[Item]) -> Iterator[Item]:

@@ -30,6 +30,7 @@ from demo.predict import load_network
 Digit: TypeAlias = NDArray[np.uint8]  # (28, 28)
 Ink: TypeAlias = NDArray[np.float64]  # (rows, columns), 0 for paper and 1 for full ink
 Colours: TypeAlias = NDArray[np.floating | np.integer]  # (rows, columns), or (rows, columns, 3 or 4), 0 to 255
+Light: TypeAlias = Callable[[int, int, Generator], Ink]  # rows, columns, rng -> share of full light
 Condition: TypeAlias = Callable[[Digit, Generator], bytes]  # -> the content of a file
 
 ALLOWED, ALLOWED_AS_THEY_ARE = 2.0, 0.3  # points lost: under a condition, by the dataset's own images
@@ -70,26 +71,30 @@ def colour(ink: Ink | NDArray[np.bool_], paper: Colours, pen: Colours) -> Colour
     return paper + ink[..., np.newaxis] * (pen - paper)
 
 
-def light(rows: int, columns: int, rng: Generator, falls_off: bool) -> Ink:
-    """The share of full light, which changes in any direction.
-
-    It falls off to 0.35 at one side, or is 0.55 beyond a soft edge, as a hand or a telephone throws its shadow.
-    """
+def across(rows: int, columns: int, rng: Generator) -> Ink:
+    """A ramp from about -1 to about 1 in any direction."""
     angle = rng.uniform(0, 2 * math.pi)
     y, x = np.linspace(-1, 1, rows)[:, np.newaxis], np.linspace(-1, 1, columns)
-    ramp: Ink = math.cos(angle) * y + math.sin(angle) * x
-    if falls_off:
-        share: Ink = 0.35 + 0.65 * (ramp - ramp.min()) / np.ptp(ramp)
-    else:
-        share = 0.775 - 0.225 * np.tanh(10 * (ramp - rng.uniform(-0.5, 0.5)))
-    return share
+    return math.cos(angle) * y + math.sin(angle) * x
 
 
-def photo(sheet: Colours, rng: Generator, falls_off: bool = False, noise: float = 4) -> Colours:
-    """The sheet (rows, columns, 3) in such light, with the noise of a camera."""
-    return sheet * light(len(sheet), sheet.shape[1], rng, falls_off)[..., np.newaxis] + rng.normal(
-        0, noise, sheet.shape
-    )
+def falling_off(rows: int, columns: int, rng: Generator) -> Ink:
+    """Full light at one side of the sheet, 0.35 of it at the other."""
+    ramp = across(rows, columns, rng)
+    light: Ink = 0.35 + 0.65 * (ramp - ramp.min()) / np.ptp(ramp)
+    return light
+
+
+def half_shadow(rows: int, columns: int, rng: Generator) -> Ink:
+    """0.55 of the light on one side of a soft edge, as a hand or a telephone throws its shadow."""
+    ramp = across(rows, columns, rng) - rng.uniform(-0.5, 0.5)
+    light: Ink = 0.775 - 0.225 * np.tanh(10 * ramp)
+    return light
+
+
+def photo(sheet: Colours, rng: Generator, light: Light = half_shadow, noise: float = 4) -> Colours:
+    """The sheet (rows, columns, 3) in that light, with the noise of a camera."""
+    return sheet * light(len(sheet), sheet.shape[1], rng)[..., np.newaxis] + rng.normal(0, noise, sheet.shape)
 
 
 def to_image(A: Colours) -> Image.Image:
@@ -192,7 +197,7 @@ def turned(x: Digit, rng: Generator) -> bytes:
 def telephone(x: Digit, rng: Generator) -> bytes:
     """12 megapixels, the digit a tenth as high as the sheet."""
     ink = place(redraw(x, 450), 3024, 4032, rng)
-    sheet = (215 - 165 * ink) * light(3024, 4032, rng, True) + np.resize(rng.normal(0, 6, 1_000_003), ink.shape)
+    sheet = (215 - 165 * ink) * falling_off(3024, 4032, rng) + np.resize(rng.normal(0, 6, 1_000_003), ink.shape)
     return save(sheet, "JPEG")
 
 
@@ -208,7 +213,7 @@ CONDITIONS: dict[str, Condition] = {
     "noise": lambda x, rng: save(40 + 175 * place(enlarge(x, 200), 256, 256, rng) + rng.normal(0, 25, (256, 256))),
     "JPEG of quality 10": lambda x, rng: save(255 - 225 * place(enlarge(x, 112), 160, 160, rng), "JPEG", quality=10),
     "WebP of quality 10": lambda x, rng: save(255 - 225 * place(enlarge(x, 112), 160, 160, rng), "WEBP", quality=10),
-    "light that falls off": lambda x, rng: save(photo(colour(write(x, rng), WHITE, BLACK), rng, True), "JPEG"),
+    "light that falls off": lambda x, rng: save(photo(colour(write(x, rng), WHITE, BLACK), rng, falling_off), "JPEG"),
     "half in shadow": lambda x, rng: save(photo(colour(write(x, rng), WHITE, BLACK), rng), "JPEG"),
     "blue ink on cream": lambda x, rng: save(photo(colour(write(x, rng), CREAM, BLUE), rng), "JPEG", quality=60),
     "chalk on a board": chalk,
