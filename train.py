@@ -35,6 +35,7 @@ MICRO_BATCH = 1000  # rows whose gradients are taken at once
 SCHEDULES: dict[str, Callable[[float], float]] = {  # progress from 0 to 1 -> factor of the learning rate
     "constant": lambda progress: 1.0,
     "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),  # Loshchilov & Hutter 2017
+    "linear": lambda progress: min(0.1 + 9 * progress, 1) * (1 - progress),  # after a warm-up, Goyal et al. 2017
 }
 
 
@@ -49,11 +50,11 @@ class Config:
     loss: str = flag("cross_entropy", "on softmax, or the squared error on sigmoid outputs", choices=nn.LOSSES)
     label_smoothing: float = flag(0.0, "share of a target that is spread over all classes", high=1)
     optimizer: str = flag("adam", "what makes updates of gradients", choices=nn.OPTIMIZERS)
-    learning_rate: float = flag(0.003, "of a step, at its highest", low=1e-30)
-    schedule: str = flag("cosine", "how the learning rate goes from step to step", choices=SCHEDULES)
+    learning_rate: float = flag(0.006, "of a step, at its highest", low=1e-30)
+    schedule: str = flag("linear", "how the learning rate goes from step to step", choices=SCHEDULES)
     weight_decay: float = flag(0.0, "share of the parameters taken off a step, times the learning rate", high=1)
-    batch_size: int = flag(128, "samples a step; 0 is all of them")
-    epochs: int = flag(6, "passes over the training set", low=1)
+    batch_size: int = flag(256, "samples a step; 0 is all of them")
+    epochs: int = flag(10, "passes over the training set", low=1)
     samples: int = flag(0, "train on the first so many alone; 0 is all of them")
     augment: dict[str, float] = flag({}, "NAME=VALUE,... (data/augment.py), or none", type=parse_strengths)
     seed: int = flag(0, "of the weights, the order and the augmentation")
@@ -150,7 +151,7 @@ def train_epoch(config: Config, data: Dataset, state: nn.State, epoch: int, comm
     for state in nn.gradient_descent(state, bar, optimizer, rate, make_gradients(config, comm), config.weight_decay):
         losses.append(state["loss"])
         ended = [state["params"], *state["moments"].values()] if len(losses) == steps else []
-        finite = math.isfinite(state["loss"]) and all(np.isfinite(A).all() for tree in ended for A in tree.values())
+        finite = math.isfinite(state["loss"]) and all(np.vdot(A, A) < math.inf for tree in ended for A in tree.values())
         if rank == 0 and not finite:
             found = f"the loss is {state['loss']} and training diverges at epoch {epoch}, step {state['step']}"
             raise ArithmeticError(f"{found}; try --learning-rate {config.learning_rate / 10:g}")
