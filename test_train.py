@@ -93,7 +93,7 @@ class Run(NamedTuple):
     activation: str = "relu"
     init: str = "he"
     loss: str = "cross_entropy"
-    smoothing: float = 0.0
+    smoothing: float = 0.05
     optimizer: str = "adam"
     rate: float = 0.002
     schedule: str = "linear"
@@ -140,7 +140,7 @@ def textbook(run: Run) -> Iterator[tuple[nn.Params, float]]:
     ("--augment none", Run(strengths=Strengths())),
     ("--augment shift=1,flip=1", Run(strengths=usual_strengths("mnist")._replace(shift=1, flip=1))),
     ("--weight-decay 0.5", Run(decay=0.5)),
-    ("--label-smoothing 0.2", Run(smoothing=0.2)),
+    ("--label-smoothing 0", Run(smoothing=0)),
     ("--schedule constant", Run(schedule="constant")),
     ("--schedule cosine", Run(schedule="cosine")),
     ("--learning-rate 0.01 --epochs 1", Run(rate=0.01, epochs=1)),

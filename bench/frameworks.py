@@ -61,7 +61,7 @@ def ours(work: Work, X: Images, Y: Labels) -> Trainer:
     """This project: the epochs of train.py."""
     flags = f"--optimizer {work.optimizer} --batch-size {work.batch} --learning-rate {work.rate} --schedule constant"
     layers = " ".join(map(str, work.layers))
-    config = train.parse_config(f"{flags} --augment none --seed {SEED} --layers {layers}".split())
+    config = train.parse_config(f"{flags} --augment none --label-smoothing 0 --seed {SEED} --layers {layers}".split())
     state, epochs = nn.init_state(initial_params(work), nn.OPTIMIZERS[work.optimizer]), itertools.count(1)
 
     def epoch() -> None:

@@ -22,12 +22,12 @@ from data.files import write_whole
 LOGS = ROOT / "bench" / "logs"
 RECIPES = {  # flags of train.py, chosen on the validation set
     ("mnist", "default"): "",
-    ("mnist", "minute"): "--layers 784 512 256 10 --batch-size 256 --epochs 45 --weight-decay 0.05"
+    ("mnist", "minute"): "--layers 784 512 256 10 --epochs 45 --learning-rate 0.004 --weight-decay 0.05"
     " --label-smoothing 0.1 --augment rotation=15,scale=0.15,shear=0.15,shift=1,elastic=1.6,fade=0.6",
-    ("mnist", "best"): "--layers 784 1536 768 10 --batch-size 256 --learning-rate 0.0015 --epochs 160"
+    ("mnist", "best"): "--layers 784 1536 768 10 --epochs 160 --learning-rate 0.0015 --schedule cosine"
     " --label-smoothing 0.1 --augment rotation=15,scale=0.15,shear=0.15,elastic=1.1",
     ("fashion-mnist", "default"): "",
-    ("fashion-mnist", "best"): "--layers 784 2048 1024 10 --batch-size 256 --learning-rate 0.0007 --epochs 160"
+    ("fashion-mnist", "best"): "--layers 784 2048 1024 10 --epochs 160 --learning-rate 0.0007 --schedule cosine"
     " --weight-decay 0.2 --label-smoothing 0.1 --augment flip=0.5,elastic=0.4",
 }
 PUBLISHED = {  # test error in %, of plain perceptrons on MNIST
