@@ -29,16 +29,16 @@ def call(function: str, *arguments: object) -> bytes:
     return named(function) + b"(" + b"".join(pushes) + b"tR"
 
 
-def sound_but(changed: dict[str, object] | None = None, bias: dict[str, object] | None = None) -> bytes:
-    """A file of weights, 2 inputs and 4 classes, that is sound but for what is changed, of the whole or of the bias."""
+def sound_but(**changed: object) -> bytes:
+    """A file of weights, 2 inputs and 4 classes, that is sound but for what is changed, in its bias or beside."""
     W1: dict[str, object] = {"dtype": "<f4", "shape": [2, 4], "bytes": bytearray(32)}
-    b1 = W1 | {"shape": [4], "bytes": bytearray(16)} | (bias or {})
+    b1 = {"dtype": "<f4", "shape": [4], "bytes": bytearray(16)} | {k: changed.pop(k) for k in W1.keys() & changed}
     texts = {"activation": "relu", "loss": "cross_entropy", "dataset": "mnist", "measured_on": "test"}
     tree = {"format": 1, "params": {"W1": W1, "b1": b1}, "layers": [2, 4], "classes": list("0123"), "accuracy": 0.5}
     buffer = io.BytesIO()
     pickler = pickle.Pickler(buffer, 5)
     pickler.fast = True
-    pickler.dump(tree | texts | (changed or {}) | {"sha256": 64 * "0"})
+    pickler.dump(tree | texts | changed | {"sha256": 64 * "0"})
     return seal(buffer.getvalue())
 
 
@@ -77,16 +77,10 @@ RUNNING = {f"call of {function}": P4 + call(function, *arguments) + b"." for fun
     "partial": P4 + call("functools:partial", named("os:system"), SH) + b")R.",
     "numpy.vectorize": P4 + call("numpy:vectorize", named("os:system")) + TOUCH + b"\x85R.",
 }  # fmt: skip
-LIES = [
-    ("BINBYTES8", b"\x8e", "<Q", 2**40), ("BINBYTES8", b"\x8e", "<Q", 2**63), ("BYTEARRAY8", b"\x96", "<Q", 2**40),
-    ("BINUNICODE8", b"\x8d", "<Q", 2**40), ("LONG4", b"\x8b", "<i", 2**31 - 1), ("LONG4", b"\x8b", "<i", -1),
-    ("BINBYTES", b"B", "<I", 2**32 - 1), ("BINUNICODE", b"X", "<I", 2**32 - 1), ("FRAME", b"\x95", "<Q", 2**40),
-    ("LONG_BINPUT", b"}r", "<I", 2**31), ("LONG_BINGET", b"j", "<I", 2**31),
-]  # fmt: skip
-LYING = {f"{name} of {number}": opcode + struct.pack(form, number) + b"abc." for name, opcode, form, number in LIES}
 COLLIDING = [pickle.dumps((2**61 - 1) * i, 2)[2:-1] + b"N" for i in range(1, 30_000)]  # of hash 0, and None for each
-ALONE = {f"{opcode.name} alone": opcode.code.encode("latin-1") + b"1\n" for opcode in pickletools.opcodes}
-OPCODES = LYING | ALONE | {
+ARGUMENTS = [b"1\n", *(struct.pack("<Q", n) for n in (2**31 - 1, 2**32 - 1, 2**40, 2**63))]
+OPCODES = {
+    **{f"{op.name} {n!r}": b"(}" + op.code.encode("latin-1") + n for op in pickletools.opcodes for n in ARGUMENTS},
     "LONG of a million digits": b"L" + b"9" * 1_000_000 + b"L\n.",
     "FROZENSET for a key": b"}(K\x01\x91Ns.", "a list for a key": b"}]Ns.",
     "doubled by DUP": b")" + b"2\x86" * 60 + b".",
@@ -100,7 +94,7 @@ OPCODES = LYING | ALONE | {
     "no STOP": b"}", "APPENDS to a number": b"K\1(Ne.",
     "a long name": b"}(" + text("params") + b"}X\0\0\x10\0" + b"a" * 2**20 + b"Ns" + text("layers") + b"](K\2K\4eu.",
 }  # fmt: skip
-BIASES: dict[str, dict[str, object]] = {  # in the place of four float32
+CHANGED: dict[str, dict[str, object]] = {
     "a huge shape": {"shape": [2**40, 4]}, "a shape that overflows": {"shape": [2**32, 2**32]},
     "a negative shape": {"shape": [-2, -2]}, "another shape": {"shape": [2, 2]},
     "a shape of texts": {"shape": ["4"]}, "a shape of floats": {"shape": [4.0]},
@@ -111,8 +105,6 @@ BIASES: dict[str, dict[str, object]] = {  # in the place of four float32
     "objects": {"dtype": "|O"}, "pointers": {"dtype": "<O8", "shape": [2]}, "records": {"dtype": "V4"},
     "integers": {"dtype": "<i4"}, "complex": {"dtype": "<c8", "shape": [2]}, "halves": {"dtype": "<f2", "shape": [8]},
     "big-endian": {"dtype": ">f4"}, "no dtype": {"dtype": "canary\n" * 99},
-}  # fmt: skip
-CHANGED: dict[str, dict[str, object]] = {
     "another format": {"format": 2}, "no layers": {"layers": None}, "layers of texts": {"layers": ["2", "4"]},
     "other layers": {"layers": [3, 4]}, "numbers for parameters": {"params": {"W1": 1, "b1": 1}},
     "too few classes": {"classes": ["0"]}, "numbers for classes": {"classes": [0, 1, 2, 3]},
@@ -126,7 +118,6 @@ REFUSED = {name: b"\x80\x05" + content for name, content in OPCODES.items()} | {
     "a pickle in a zip": zipped("archive/data.pkl", PLANT),
     "a pickle of NumPy's": pickle.dumps({"params": {"W1": np.zeros((2, 4))}}),
     "objects of NumPy's": pickle.dumps(np.array([None, PLANT])),
-    **{name: sound_but(bias=bias) for name, bias in BIASES.items()},
-    **{name: sound_but(changed) for name, changed in CHANGED.items()},
+    **{name: sound_but(**changed) for name, changed in CHANGED.items()},
 }  # fmt: skip
 HOSTILE = RUNNING | REFUSED
