@@ -15,6 +15,7 @@ from data.load import HOME
 from data.weights import load_weights
 
 SHORT = "--samples 300 --layers 784 8 10 --epochs 3"
+unpickle = lambda path: pickle.loads(path.read_bytes())
 needs_images = pytest.mark.skipif(not (HOME / "mnist").exists(), reason="the images are not there: make data")
 
 
@@ -28,9 +29,8 @@ def shorter(monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_images
 @pytest.mark.parametrize("fault", [name for name in faults.FAULTS if "default run" not in name])  # it takes long
 def test_a_few_trials_do_no_harm(fault: str) -> None:
-    trials = faults.FAULTS[fault][1]
-    counts = faults.attempt(fault, every=trials // (100 if trials > 50 else 2) + 1)
-    assert counts["held"] == counts["tried"] >= 2 and counts.keys() == {"tried", "held"}
+    number = faults.FAULTS[fault][1]
+    assert not faults.attempt(fault, every=number // (100 if number > 50 else 2) + 1)
 
 
 @needs_images
@@ -39,12 +39,7 @@ def test_a_few_trials_do_no_harm(fault: str) -> None:
     [
         ("SIGTERM at a random moment, then --resume", "whole", lambda flags: ({"mnist.pkl": b""}, 0.1), "lost"),
         ("every call of a write fails in turn", "save_weights", lambda path, _: path.write_bytes(b"new"), "lost"),
-        (
-            "hostile weights files, load_weights and train.main",
-            "load_weights",
-            lambda path: pickle.loads(path.read_bytes()),
-            "executed",
-        ),
+        ("hostile weights files, load_weights and train.main", "load_weights", unpickle, "executed"),
         ("IDX files changed", "read_split", lambda place, split: sys.exit(split), "crashed"),
         ("npz files changed", "SECONDS", -1.0, "crashed"),
         ("npz files changed", "MOST_MEMORY", 0.0, "crashed"),
@@ -56,16 +51,15 @@ def test_harm_decides_the_exit_status(
 ) -> None:
     monkeypatch.setattr(faults, "FAULTS", {fault: (faults.FAULTS[fault][0], 5)})
     monkeypatch.setattr(faults, part, bad)
-    assert faults.main(["--every", "2"]) == (harm != "")
+    assert faults.main(["--every", "2"]) == bool(harm)
     out, err = capsys.readouterr()
     harms = err.count(f"{fault}, trial ")
     counts = [f"{verdict}: {harms * (verdict == harm)}" for verdict in ("lost", "executed", "crashed")]
-    assert out.endswith(f"| {fault} | 3 | {3 - harms} |\n\n{', '.join(counts)}\n") and (harms > 0) == (harm != "")
+    assert out.endswith(f"| {fault} | 3 | {3 - harms} |\n\n{', '.join(counts)}\n") and bool(harms) == bool(harm)
 
 
 def test_hostile_files_are_distinct_and_sound_but_for_their_fault(tmp_path: Path) -> None:
-    files = len(hostile.RUNNING) + len(hostile.REFUSED)
-    assert files == len(hostile.HOSTILE) == len(set(hostile.HOSTILE.values())) >= 400
+    assert len(hostile.RUNNING) + len(hostile.REFUSED) == len(set(hostile.HOSTILE.values())) >= 400
     path = tmp_path / "w.pkl"
     path.write_bytes(hostile.sound_but())
     assert load_weights(path)["layers"] == [2, 4]
