@@ -94,7 +94,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def run(flags: str, number: int = 0, moment: float = 0.0) -> tuple[int, str]:
     """Exit status and errors of train.py, going on from a checkpoint if there is one; a signal comes at a moment."""
     command = [sys.executable, f"{ROOT}/train.py", *flags.split(), *["--resume"] * CHECKPOINT.exists()]
-    ignore = (lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) if number else None  # till train.py hears
+    ignore = (lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) if number else None  # until train.py does
     silent, piped = subprocess.DEVNULL, subprocess.PIPE
     with subprocess.Popen(command, stdout=silent, stderr=piped, text=True, preexec_fn=ignore) as process:
         end = time.monotonic() + moment
@@ -257,7 +257,7 @@ def write_failing(rng: random.Random, i: int) -> None:
 
 
 def disk_full(rng: random.Random, i: int) -> None:
-    """A run finds the disk full, a small one if root may mount it: status 1, one message, what was there stays."""
+    """A run finds the disk full, if root may mount one, or a file: status 1, one message, and what was there stays."""
     folder, limits, page = Path("weights"), resource.getrlimit(resource.RLIMIT_FSIZE), resource.getpagesize()
     old, room = {"w.pkl": b"old", "w.checkpoint.pkl": b"old"}, rng.choice((0, page))
     folder.mkdir()
