@@ -29,12 +29,13 @@ Points: TypeAlias = NDArray[np.int32]  # (n, 1, 2), x and y of the corners of a 
 FORMATS = "PNG", "JPEG", "WEBP", "BMP", "GIF", "HEIF"
 MAX_PIXELS, MAX_SIDE, MAX_FRAMES = 30_000_000, 30_000, 20  # of pixels, those that are decoded
 DIGIT = 20  # long side of a digit in it
-STROKE = 2.3, 3.2  # the mean widths of strokes that are left alone; MNIST's lie between 1.7 and 3.9, 90 in 100
+STROKE = 2.8, 3.2  # the mean widths of strokes that are left alone; MNIST's lie between 1.7 and 3.9, 90 in 100
 FINE = 8  # times DIGIT is the long side of a digit while its strokes are measured
 WORK, SURFACE, COARSE = 640, 160, 128  # longest sides: at all, to find the surface, its light
 EDGE = 13  # the change of colour between neighbours that parts two regions, in CIELAB
 SMALL = 6  # the shortest side in which a digit is looked for
 CONTRAST = 9.0  # in CIELAB; below it nothing is ink
+MAX_GAIN = 7.0  # of the contrast, where the paper is found too dark
 PANEL, DRAWN = 0.09, 0.008  # least shares: of the image that a panel covers, of a panel that is edges of what is on it
 FREE, EVEN = 0.8, 0.5  # least shares of a panel in its own colour: of its margin, of all of it
 ROUGH = 0.12  # the share of its area by which a four-sided or round shape may miss being one
@@ -278,15 +279,24 @@ def find_ink(rgb: Floats) -> Floats:
 
 
 def ink_contrast(lab: Floats, surface: Mask) -> Floats:
-    """How far each colour is from the paper's at its place, towards the ink's colour."""
+    """How far each colour is from the paper's at its place, towards the ink's colour.
+
+    By the matting equation, colour = a ink + (1 - a) paper, the share a of ink is that distance over the one from the
+    paper to the ink. Where the paper is found too dark, as under ink at the edge of the image, both are too short.
+    """
     if min(lab.shape[:2]) > COARSE:
         lab = cv2.GaussianBlur(lab, (0, 0), max(lab.shape[:2]) / 500)
     paper = find_paper(lab, surface)
     difference = (lab - paper) * surface[..., np.newaxis]
     distance = np.linalg.norm(difference, axis=2)
     strong = distance >= 0.6 * np.percentile(distance, 99.5)
-    ink = np.average(difference[strong], axis=0, weights=distance[strong] + 1e-9)
-    return np.asarray(difference @ (ink / max(float(np.linalg.norm(ink)), 1e-6)), np.float32)
+    weights = distance[strong] + 1e-9
+    ink = np.average(difference[strong], axis=0, weights=weights)
+    full = max(float(np.linalg.norm(ink)), 1e-6)
+    towards = ink / full
+    gap = np.average(lab[strong] @ towards, weights=weights) - paper @ towards
+    gain = np.clip(full / np.maximum(gap, 1e-6), 1, MAX_GAIN)
+    return as_floats(gain * (difference @ towards))
 
 
 def find_paper(lab: Floats, surface: Mask) -> Floats:
