@@ -4,7 +4,6 @@
 network namespace of their own whose loopback tc slows down: Linux, root and iproute2.
 """
 
-import argparse
 import math
 import os
 import shutil
@@ -14,9 +13,10 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 import nn
 import train
@@ -34,6 +34,7 @@ exec "$@"
 TCP_ALONE = {"MPIR_CVAR_NOLOCAL": "1", "MPIR_CVAR_CH4_NETMOD": "ofi", "FI_PROVIDER": "tcp"}  # no shared memory
 WIDTHS, BATCHES, RATES = (1, 128, 512, 1024), (128, 1024), (1000, 4000)  # units, samples, Mbit/s
 UNSEEN = (384, 512, 2000)  # which the model is not fitted to
+Model: TypeAlias = NDArray[np.float64]  # (2, 3), the coefficients of computing and of Allreduce
 
 
 class Job(NamedTuple):
@@ -69,63 +70,52 @@ class Step(NamedTuple):
     allreduce: float
 
 
-def work(job: Job, comm: "MPI.Comm") -> Step:
-    """Trains two epochs as one of the ranks, and times the second."""
+def work(job: Job) -> None:
+    """Trains two epochs as one of the ranks, and times the second. Rank 0 prints its Step."""
+    from mpi4py import MPI
+
     flags = f"--layers 784 {job.width} {job.width} 10 --batch-size {job.batch} --samples {job.batch * job.steps}"
-    config, timed = train.parse_config(f"{flags} --augment none".split()), Timed(comm)
+    config, timed = train.parse_config(f"{flags} --augment none".split()), Timed(MPI.COMM_WORLD)
     sets, run = train.start(config)
     state = cast(nn.State, run["state"])
     for epoch in (1, 2):
         timed.seconds, started = 0.0, time.perf_counter()
         state = train.train_epoch(config, sets.training, state, epoch, cast("MPI.Comm", timed))
-    return Step((time.perf_counter() - started) / job.steps, timed.seconds / job.steps)
+    if timed.rank == 0:
+        print((time.perf_counter() - started) / job.steps, timed.seconds / job.steps)
 
 
 def launch(job: Job, ranks: int = 2, threads: int = 1, rate: int = 0) -> Step:
     """Trains with ranks on this machine, over a line of rate Mbit/s if given. CalledProcessError where they fail."""
     shaped = ["unshare", "--net", "sh", "-c", SHAPED.format(rate), "sh"] if rate else []
-    worker = ["-m", "mpi4py", "-m", "bench.ranks", "--worker", *map(str, job)]
+    mpiexec = [str(MPIEXEC), *["-iface", "lo"] * bool(rate), "-n", str(ranks), sys.executable, "-m", "mpi4py"]
+    command = [*shaped, *mpiexec, "-c", f"from bench import ranks; ranks.work(ranks.{job})"]
     variables = {"OPENBLAS_NUM_THREADS": str(threads)} | (TCP_ALONE if rate else {})
-    command = [*shaped, str(MPIEXEC), *["-iface", "lo"] * bool(rate), "-n", str(ranks), sys.executable, *worker]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, env=os.environ | variables, check=True)
     return Step(*map(float, done.stdout.split()))
 
 
-class Model(NamedTuple):
-    """Seconds of a step with p ranks of which each takes rows of a batch, for parameters of that size:
+def terms(job: Job, ranks: int, rate: float) -> Model:
+    """What the coefficients of a model are multiplied with, at a rate in Mbit/s, in bytes and bytes a second:
 
-    per_step + per_product * rows * size + per_number * size
-    + log2(p) * latency + 2 (p - 1) / p * 4 size * (per_byte + line / rate).
+    1,  rows of a rank * parameters,  parameters
+    log2(p),  2 (p - 1) / p * bytes of the parameters,  the same / rate
     """
-
-    per_step: float
-    per_product: float
-    per_number: float
-    latency: float
-    per_byte: float
-    line: float  # how often each byte crosses the line; rate in bytes a second
-
-    def predict(self, job: Job, ranks: int, rate: float) -> Step:
-        """What a step and its Allreduce take; rate in Mbit/s."""
-        rows = job.batch / ranks
-        compute = self.per_step + self.per_product * rows * job.size + self.per_number * job.size
-        moved = 2 * (ranks - 1) / ranks * 4 * job.size
-        allreduce = math.log2(ranks) * self.latency + moved * (self.per_byte + self.line * 8 / (1e6 * rate))
-        return Step(compute + allreduce, allreduce)
+    rows, moved = job.batch / ranks, 2 * (ranks - 1) / ranks * 4 * job.size
+    return np.array([(1, rows * job.size, job.size), (math.log2(ranks), moved, moved * 8 / (1e6 * rate))])
 
 
-def solve(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:
-    """The coefficients that miss the seconds by the least squares of relative errors."""
-    scaled = np.array(rows) / np.array(seconds)[:, None]
-    return [float(c) for c in np.linalg.lstsq(scaled, np.ones(len(rows)), rcond=None)[0]]
+def predict(model: Model, job: Job, ranks: int, rate: float) -> Step:
+    """What a step and its Allreduce take; rate in Mbit/s."""
+    compute, allreduce = (model * terms(job, ranks, rate)).sum(axis=1)
+    return Step(compute + allreduce, allreduce)
 
 
 def fit(measured: Mapping[tuple[Job, int], Step]) -> Model:
-    """The model of steps of two ranks, measured at rates in Mbit/s."""
-    compute = [(1.0, job.batch / 2 * job.size, job.size) for job, _ in measured]
-    allreduce = [(1.0, 4 * job.size, 4 * job.size * 8 / (1e6 * rate)) for job, rate in measured]
-    computed = solve(compute, [step.seconds - step.allreduce for step in measured.values()])
-    return Model(*computed, *solve(allreduce, [step.allreduce for step in measured.values()]))
+    """The model of steps of two ranks at rates in Mbit/s, by the least squares of relative errors."""
+    parts = np.array([(step.seconds - step.allreduce, step.allreduce) for step in measured.values()])
+    relative = np.array([terms(job, 2, rate) for job, rate in measured]) / parts[:, :, None]
+    return np.array([np.linalg.lstsq(relative[:, i], np.ones(len(parts)), rcond=None)[0] for i in (0, 1)])
 
 
 def compare_on_one_machine() -> None:
@@ -157,14 +147,14 @@ def print_model(measured: Mapping[tuple[Job, int], Step]) -> None:
     """Prints the model of all cases but the last, its error on that, and what it predicts for more ranks."""
     *known, (unseen, rate) = measured
     model = fit({case: measured[case] for case in known})
+    (a, b, c), (latency, d, e) = model
     print(
-        f"\na step takes {1e6 * model.per_step:.0f} us + {1e12 * model.per_product:.1f} ps a sample and parameter"
-        f" + {1e9 * model.per_number:.2f} ns a parameter, and with p ranks log2(p) {1e6 * model.latency:.0f} us"
-        f" + 2 (p - 1) / p bytes ({1e9 * model.per_byte:.2f} ns + {model.line:.2f} / rate)"
+        f"\na step takes {1e6 * a:.0f} us + {1e12 * b:.1f} ps a sample and parameter + {1e9 * c:.2f} ns a parameter,"
+        f" and with p ranks log2(p) {1e6 * latency:.0f} us + 2 (p - 1) / p bytes ({1e9 * d:.2f} ns + {e:.2f} / rate)"
     )
-    misses = [abs(model.predict(job, 2, rate).seconds / measured[job, rate].seconds - 1) for job, rate in known]
+    misses = [abs(predict(model, job, 2, rate).seconds / measured[job, rate].seconds - 1) for job, rate in known]
     print(f"error on the {len(known)} cases it was fitted to: {statistics.median(misses):.0%} (median)")
-    step, guess = measured[unseen, rate].seconds, model.predict(unseen, 2, rate).seconds
+    step, guess = measured[unseen, rate].seconds, predict(model, unseen, 2, rate).seconds
     print(
         f"error on the unseen case, width {unseen.width}, batch {unseen.batch}, {rate} Mbit/s: {guess / step - 1:+.1%}"
         f" ({1e3 * guess:.1f} ms predicted, {1e3 * step:.1f} ms measured)"
@@ -174,7 +164,7 @@ def print_model(measured: Mapping[tuple[Job, int], Step]) -> None:
     print(header("width", "batch", "Mbit/s", *(f"{p} ranks" for p in counts)))
     for width, batch, rate in ((512, 1024, 1000), (512, 16384, 1000), (512, 1024, 100_000), (512, 16384, 100_000)):
         job = Job(width, batch)
-        efficiencies = (model.predict(job, 1, rate).seconds / p / model.predict(job, p, rate).seconds for p in counts)
+        efficiencies = (predict(model, job, 1, rate).seconds / p / predict(model, job, p, rate).seconds for p in counts)
         print(line(str(width), str(batch), str(rate), *(f"{e:.0%}" for e in efficiencies)))
 
 
@@ -183,17 +173,8 @@ def can_shape() -> bool:
     return sys.platform == "linux" and os.geteuid() == 0 and None not in map(shutil.which, ("ip", "tc", "unshare"))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worker", nargs=3, type=int, help=argparse.SUPPRESS)
-    if worker := parser.parse_args(arguments).worker:
-        from mpi4py import MPI
-
-        step = work(Job(*worker), MPI.COMM_WORLD)
-        if MPI.COMM_WORLD.rank == 0:
-            print(*step)
-        return
     if not can_shape():
         sys.exit("bench.ranks: a slower line between ranks takes Linux, root, and the package iproute2")
     print(f"{describe_machine()}\n")

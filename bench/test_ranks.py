@@ -161,9 +161,11 @@ def test_a_slower_line_takes_the_time_of_the_bytes_that_cross_it() -> None:
 
 
 def test_the_model_finds_what_made_the_steps() -> None:
-    truth = ranks.Model(1e-4, 2e-11, 3e-9, 1e-4, 1e-9, 2.0)
-    cases = [(ranks.Job(w, b, 1), rate) for w in ranks.WIDTHS for b in ranks.BATCHES for rate in ranks.RATES]
-    assert ranks.fit({(job, rate): truth.predict(job, 2, rate) for job, rate in cases}) == pytest.approx(truth)
-    job = ranks.Job(128, 1024, 1)
-    assert truth.predict(job, 1, 10).allreduce == 0
-    assert truth.predict(job, 4, 800).allreduce == pytest.approx(2e-4 + 1.5 * 4 * job.size * (1e-9 + 2 / 1e8))
+    truth, job = np.array([(1e-4, 2e-11, 3e-9), (1e-4, 1e-9, 2.0)]), ranks.Job(128, 1024)
+    cases = [(ranks.Job(w, b), rate) for w in ranks.WIDTHS for b in ranks.BATCHES for rate in ranks.RATES]
+    fitted = ranks.fit({(job, rate): ranks.predict(truth, job, 2, rate) for job, rate in cases})
+    np.testing.assert_allclose(fitted, truth, rtol=1e-6)
+    size = 785 * 128 + 129 * 128 + 129 * 10
+    alone, four = ranks.predict(truth, job, 1, 10), ranks.predict(truth, job, 4, 800)
+    assert alone == pytest.approx((1e-4 + 2e-11 * 1024 * size + 3e-9 * size, 0))
+    assert four.allreduce == pytest.approx(2e-4 + 1.5 * 4 * size * (1e-9 + 2 / 1e8))
