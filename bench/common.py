@@ -1,29 +1,20 @@
 """What the measurements share: the machine in one line, tables in Markdown, and train.py in a process of its own."""
 
-import contextlib
 import math
 import os
 import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 MEGABYTE = 2**20 if sys.platform == "darwin" else 2**10  # in the unit of ru_maxrss
 THREADS = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NPROC"  # NPROC: JAX
-
-
-class Result(NamedTuple):
-    """What train.py prints at the end of a run."""
-
-    error: float  # share of the images misread, in [0, 1]
-    seconds: float
 
 
 def cores() -> str:
@@ -47,21 +38,22 @@ def own_process() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, get_context("spawn"))
 
 
-def installed(packages: Iterable[str]) -> dict[str, str]:
-    """Those of the packages that are installed, with the version of each."""
-    found = {}
-    for package in packages:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
-
-
 def describe_machine(packages: Iterable[str] = ("numpy",)) -> str:
     """The processor, as it names itself where the system tells, the threads, and the versions."""
     path = Path("/proc/cpuinfo")
     names = re.findall("model name\\s*: (.*)", path.read_text()) if path.exists() else []
-    versions = [f"Python {platform.python_version()}", *(" ".join(found) for found in installed(packages).items())]
-    return f"{(names or [platform.machine()])[0]}, {threads()} threads; {', '.join(versions)}."
+    versions = ", ".join(f"{package} {metadata.version(package)}" for package in packages)
+    return f"{(names or [platform.machine()])[0]}, {threads()} threads; Python {platform.python_version()}, {versions}."
+
+
+def print_installed(tools: Mapping[str, Sequence[str]]) -> list[str]:
+    """Those of the tools whose packages are installed. Prints the machine, their versions, and who is left out."""
+    here = {distribution.name for distribution in metadata.distributions()}
+    found = [name for name, packages in tools.items() if here.issuperset(packages)]
+    print(describe_machine(dict.fromkeys(package for name in found for package in tools[name])))
+    if missing := [name for name in tools if name not in found]:
+        print(f"Not installed, so left out: {'; '.join(missing)}.")
+    return found
 
 
 def number(value: float) -> str:
@@ -89,9 +81,12 @@ def run_train(*flags: str) -> Iterator[str]:
         raise subprocess.CalledProcessError(process.returncode, command)
 
 
-def read_result(text: str) -> Result:
-    """The last result in what train.py has printed. ValueError where there is none."""
+def read_result(text: str) -> tuple[float, float]:
+    """The last result in what train.py has printed: the share of the images misread, in [0, 1], and seconds.
+
+    ValueError where there is none.
+    """
     if not (found := re.findall(r"\((\d+) errors in (\d+)\), ([\d.]+) s", text)):
         raise ValueError("a run that has not ended")
     errors, samples, seconds = map(float, found[-1])
-    return Result(errors / samples, seconds)
+    return errors / samples, seconds

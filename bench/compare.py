@@ -7,82 +7,51 @@ All have the same number of threads: OMP_NUM_THREADS or OPENBLAS_NUM_THREADS whe
 
 import argparse
 import contextlib
-import math
 import statistics
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
-from bench.common import ROOT, describe_machine, header, installed, line, number, own_process
-from bench.frameworks import FRAMEWORKS, Work, Worker
+from bench.common import header, line, number, own_process, print_installed
+from bench.frameworks import BOUND, FRAMEWORKS, Work, score, time_epoch, time_prediction, time_step
 
 SAME = 0.02  # by how much the test accuracy of the same work may differ from ours, in [0, 1]
-BOUND = "matmul bound"
-
-
-class Row(NamedTuple):
-    """What everyone is asked for, and the unit in which its time is told."""
-
-    work: Work
-    unit: str = "s an epoch"  # or "µs a step" or "µs an image", which is predicted
-
-
-class Measured(NamedTuple):
-    """How a framework did on a row."""
-
-    value: float  # the median turn, in the row's unit
-    test: float  # accuracy in [0, 1]
-
-
+UNITS = {"s an epoch": time_epoch, "µs a step": time_step, "µs an image": time_prediction}
 SMALL = (784, 128, 64, 10)
 ROWS = {
-    "784-128-64-10, batch 128, SGD": Row(Work(SMALL, "sgd", 128, 0.1)),
-    "784-128-64-10, batch 128, Adam": Row(Work(SMALL, "adam", 128, 0.001)),
-    "784-1024-1024-10, batch 128, Adam, 30,000 samples": Row(Work((784, 1024, 1024, 10), "adam", 128, 0.001, 30_000)),
-    "784-16-16-10, one by one, SGD, 6,000 samples": Row(Work((784, 16, 16, 10), "sgd", 1, 0.0005, 6_000), "µs a step"),
-    "784-128-64-10, predict one image": Row(Work(SMALL, "sgd", 128, 0.1), "µs an image"),
+    "784-128-64-10, batch 128, SGD": Work(SMALL, "sgd", 128, 0.1),
+    "784-128-64-10, batch 128, Adam": Work(SMALL, "adam", 128, 0.001),
+    "784-1024-1024-10, batch 128, Adam, 30,000 samples": Work((784, 1024, 1024, 10), "adam", 128, 0.001, 30_000),
+    "784-16-16-10, one by one, SGD, 6,000 samples": Work((784, 16, 16, 10), "sgd", 1, 0.0005, 6_000, "µs a step"),
+    "784-128-64-10, predict one image": Work(SMALL, "sgd", 128, 0.1, unit="µs an image"),
 }
+By: TypeAlias = dict[str, float]  # a figure of each framework
 
 
-def measure(row: Row, names: Sequence[str], turns: int, folder: Path) -> dict[str, Measured]:
-    """What each of the named frameworks reaches on a row, turn about."""
-    steps = math.ceil(row.work.samples / row.work.batch)
-    factor = {"s an epoch": 1, "µs a step": 1e6 / steps, "µs an image": 1e6}[row.unit]
-    task = (Worker.time_prediction, folder) if row.unit == "µs an image" else (Worker.time_epoch,)
+def measure(work: Work, names: Sequence[str], turns: int, dataset: str) -> tuple[By, By]:
+    """The median time of each framework in the unit, and the test accuracy of all but the bound, in [0, 1]."""
     with contextlib.ExitStack() as stack:
         processes = {name: stack.enter_context(own_process()) for name in names}
-        for name, process in processes.items():
-            process.submit(Worker.start, name, row.work, folder).result()
-        seconds = [
-            {name: process.submit(*task).result() for name, process in processes.items()} for _ in range(turns + 1)
-        ]
-        medians = {name: factor * statistics.median(turn[name] for turn in seconds[1:]) for name in names}
-        learners = {name: process for name, process in processes.items() if name != BOUND}
-        scores = {name: process.submit(Worker.score, folder).result() for name, process in learners.items()}
-    return {name: Measured(value, scores.get(name, math.nan)) for name, value in medians.items()}
+
+        def ask(question: Callable[[str, Work, str], float], names: Sequence[str]) -> By:
+            return {name: processes[name].submit(question, name, work, dataset).result() for name in names}
+
+        times = [ask(UNITS[work.unit], names) for _ in range(1 + turns)][1:]
+        accuracies = ask(score, [name for name in names if name != BOUND])
+    return {name: statistics.median(turn[name] for turn in times) for name in names}, accuracies
 
 
-def row_line(title: str, row: Row, table: dict[str, Measured], others: Sequence[str]) -> str:
-    """A line of the table: ours, that beside the bound, and what each other took, and how many times ours that is."""
-    own = table["ours"].value
-    cells = (f"{number(table[name].value)} ({table[name].value / own:.2f})" for name in others)
-    return line(title, row.unit, own, own / table[BOUND].value, *cells)
-
-
-def is_alike(table: dict[str, Measured]) -> bool:
-    """Whether all read the test images as well as ours, within SAME."""
-    return all(abs(m.test - table["ours"].test) <= SAME for name, m in table.items() if name != BOUND)
-
-
-def compare(rows: dict[str, Row], names: Sequence[str], turns: int, folder: Path) -> list[str]:
+def compare(rows: Mapping[str, Work], names: Sequence[str], turns: int, dataset: str) -> list[str]:
     """Measures the rows and prints them as they come. Returns those where a framework did not learn what ours did."""
     others, strangers = [name for name in names if name not in ("ours", BOUND)], []
     print(header("work", "unit", "ours", "ours / bound", *(f"{name} (× ours)" for name in others)))
-    for title, row in rows.items():
-        table = measure(row, names, turns, folder)
-        print(row_line(title, row, table, others), flush=True)
-        strangers += [] if row.unit == "µs an image" or is_alike(table) else [title]
+    for title, work in rows.items():
+        times, accuracies = measure(work, names, turns, dataset)
+        own = times["ours"]
+        cells = (f"{number(times[name])} ({times[name] / own:.2f})" for name in others)
+        print(line(title, work.unit, own, own / times[BOUND], *cells), flush=True)
+        if not all(abs(accuracy - accuracies["ours"]) <= SAME for accuracy in accuracies.values()):
+            strangers.append(title)
     return strangers
 
 
@@ -92,14 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--rows", nargs="+", default=[""], metavar="TEXT", help="only those whose names contain one of these")
     add("--turns", type=int, default=5, metavar="N", help="that count, after the one that warms up")
-    add("--folder", type=Path, default=ROOT / "data" / "mnist", help="where the images lie")
     options = parser.parse_args(arguments)
-    found = installed(package for package, _ in FRAMEWORKS.values())
-    names = [name for name, (package, _) in FRAMEWORKS.items() if package in found]
-    missing = "; ".join(name for name in FRAMEWORKS if name not in names)
-    print(describe_machine(found), f"Not installed, so left out: {missing}." if missing else "")
+    names = print_installed({name: [package] for name, (package, _) in FRAMEWORKS.items()})
     rows = {title: row for title, row in ROWS.items() if any(text in title for text in options.rows)}
-    strangers = compare(rows, names, options.turns, options.folder)
+    strangers = compare(rows, names, options.turns, "mnist")
     for title in strangers:
         print(f"{title}: not everyone learnt what ours did, so their times say nothing", file=sys.stderr)
     return int(bool(strangers))

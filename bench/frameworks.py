@@ -9,8 +9,7 @@ import functools
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from timeit import timeit
 from typing import Any, NamedTuple, TypeAlias
 
@@ -19,12 +18,13 @@ from numpy.typing import NDArray
 
 import nn
 import train
+from data.augment import Images
 from data.load import load, scale_pixels
 
 SEED = 0  # of the weights, the same in every framework, and of the order of the samples
 REPEATED = 1000  # predictions, of which the median is told
+BOUND = "matmul bound"
 
-Images: TypeAlias = NDArray[np.uint8]  # (N, 784), 0..255
 Labels: TypeAlias = NDArray[np.int64]  # (N,)
 Product: TypeAlias = tuple[nn.Array, nn.Array, nn.Array]  # left, right, out
 
@@ -32,11 +32,12 @@ Product: TypeAlias = tuple[nn.Array, nn.Array, nn.Array]  # left, right, out
 class Work(NamedTuple):
     """What every framework is asked to do alike, with ReLU, softmax and cross-entropy."""
 
-    layers: Sequence[int]
+    layers: tuple[int, ...]
     optimizer: str
     batch: int  # samples a step
     rate: float  # learning rate
     samples: int = 60_000  # the first ones; an epoch is one pass over them
+    unit: str = "s an epoch"  # in which its time is told
 
 
 class Trainer(NamedTuple):
@@ -71,7 +72,7 @@ def ours(work: Work, X: Images, Y: Labels) -> Trainer:
     return Trainer(epoch, lambda A: A, lambda A: nn.make_predictions(state["params"], A))
 
 
-def products(layers: Sequence[int], rows: int) -> list[Product]:
+def products(layers: tuple[int, ...], rows: int) -> list[Product]:
     """The matrix products of a step on so many rows, in order, each with a buffer for what comes out.
 
     A @ W from the first layer to the last; back again A.T @ dZ and, except for the images, dZ @ W.T.
@@ -95,14 +96,13 @@ def multiply(steps: list[Product]) -> None:
 
 def lower_bound(work: Work, X: Images, Y: Labels) -> Trainer:
     """The matrix products alone, on the same numbers in every step: no images, activations, losses or updates."""
-    whole, rest = divmod(len(X), work.batch)
-    full, last = products(work.layers, work.batch), products(work.layers, rest) if rest else []
-    forward = functools.cache(lambda rows: products(work.layers, rows)[: len(work.layers) - 1])
+    make = functools.cache(functools.partial(products, work.layers))
+    steps = [make(len(X[i : i + work.batch])) for i in range(0, len(X), work.batch)]
+    forward = functools.cache(lambda rows: make(rows)[: len(work.layers) - 1])
 
     def epoch() -> None:
-        for _ in range(whole):
-            multiply(full)
-        multiply(last)
+        for step in steps:
+            multiply(step)
 
     return Trainer(epoch, lambda A: A, lambda A: multiply(forward(len(A))))
 
@@ -131,56 +131,40 @@ def pytorch(work: Work, X: Images, Y: Labels) -> Trainer:
     return Trainer(epoch, torch.from_numpy, torch.inference_mode()(lambda A: forward(A).argmax(1)))
 
 
-def jax_forward(params: Any, A: Any) -> Any:
-    """The logits."""
-    import jax
-
-    L = len(params) // 2
-    for l in range(1, L):
-        A = jax.nn.relu(A @ params[f"W{l}"] + params[f"b{l}"])
-    return A @ params[f"W{L}"] + params[f"b{L}"]
-
-
-def jax_loss(params: Any, A: Any, T: Any) -> Any:
-    """The mean cross-entropy of images (N, 784) and one-hot targets (N, K)."""
-    import jax
-
-    return -(T * jax.nn.log_softmax(jax_forward(params, A))).sum(1).mean()
-
-
-def jax_update(work: Work, state: Any, g: Any) -> Any:
-    """From the state (params,) or (params, m, v, t) and gradients to the next."""
-    import jax
-    from jax import numpy as jnp
-
-    (params, *moments), tree = state, jax.tree.map
-    if work.optimizer == "sgd":
-        return (tree(lambda p, g: p - work.rate * g, params, g),)
-    m, v, t = moments
-    m, v, t = tree(lambda m, g: 0.9 * m + 0.1 * g, m, g), tree(lambda v, g: 0.999 * v + 0.001 * g * g, v, g), t + 1
-    rate, unbias = work.rate / (1 - 0.9**t), 1 / (1 - 0.999**t)
-    return tree(lambda p, m, v: p - rate * m / (jnp.sqrt(unbias * v) + 1e-8), params, m, v), m, v, t
-
-
 def jax_trainer(work: Work, X: Images, Y: Labels, scanned: bool) -> Trainer:
     """JAX: each step is a call, or all the full batches of an epoch are one. State is donated."""
     import jax
     from jax import numpy as jnp
 
-    params, m, v = (jax.tree.map(jnp.asarray, initial_params(work)) for _ in range(3))
-    moments = (*jax.tree.map(jnp.zeros_like, (m, v)), jnp.float32(0)) if work.optimizer == "adam" else ()
+    tree, L = jax.tree.map, len(work.layers) - 1
+    params, m, v = (tree(jnp.asarray, initial_params(work)) for _ in range(3))
+    moments = (*tree(jnp.zeros_like, (m, v)), jnp.float32(0)) if work.optimizer == "adam" else ()
     state, shuffled = (params, *moments), orders(len(X))
     data = jnp.asarray(X), jnp.asarray(nn.one_hot(Y, work.layers[-1]))
 
+    def forward(params: Any, A: Any) -> Any:
+        for l in range(1, L):
+            A = jax.nn.relu(A @ params[f"W{l}"] + params[f"b{l}"])
+        return A @ params[f"W{L}"] + params[f"b{L}"]
+
+    def loss(params: Any, A: Any, T: Any) -> Any:
+        return -(T * jax.nn.log_softmax(forward(params, A))).sum(1).mean()
+
     def step(state: Any, data: Any, rows: Any) -> Any:
-        A, T = data[0][rows].astype(jnp.float32) / 255, data[1][rows]
-        return jax_update(work, state, jax.grad(jax_loss)(state[0], A, T))
+        (params, *moments), A, T = state, data[0][rows].astype(jnp.float32) / 255, data[1][rows]
+        g = jax.grad(loss)(params, A, T)
+        if work.optimizer == "sgd":
+            return (tree(lambda p, g: p - work.rate * g, params, g),)
+        m, v, t = moments
+        m, v, t = tree(lambda m, g: 0.9 * m + 0.1 * g, m, g), tree(lambda v, g: 0.999 * v + 0.001 * g * g, v, g), t + 1
+        rate, unbias = work.rate / (1 - 0.9**t), 1 / (1 - 0.999**t)
+        return tree(lambda p, m, v: p - rate * m / (jnp.sqrt(unbias * v) + 1e-8), params, m, v), m, v, t
 
     def scan(state: Any, data: Any, order: Any) -> Any:
         return jax.lax.scan(lambda state, rows: (step(state, data, rows), None), state, order)[0]
 
     one, many = jax.jit(step, donate_argnums=0), jax.jit(scan, donate_argnums=0)
-    predict = jax.jit(lambda params, A: jax_forward(params, A).argmax(1))
+    predict = jax.jit(lambda params, A: forward(params, A).argmax(1))
 
     def epoch() -> None:
         nonlocal state
@@ -210,7 +194,7 @@ def scikit_learn(work: Work, X: Images, Y: Labels) -> Trainer:
 
 FRAMEWORKS: dict[str, tuple[str, Callable[[Work, Images, Labels], Trainer]]] = {  # name -> package, trainer
     "ours": ("numpy", ours),
-    "matmul bound": ("numpy", lower_bound),
+    BOUND: ("numpy", lower_bound),
     "PyTorch": ("torch", pytorch),
     "JAX, step": ("jax", functools.partial(jax_trainer, scanned=False)),
     "JAX, scan": ("jax", functools.partial(jax_trainer, scanned=True)),
@@ -218,30 +202,31 @@ FRAMEWORKS: dict[str, tuple[str, Callable[[Work, Images, Labels], Trainer]]] = {
 }
 
 
-class Worker:
-    """A framework at work in this process."""
+@functools.cache  # so that a process goes on with the network that it has
+def make_trainer(name: str, work: Work, dataset: str) -> Trainer:
+    """The trainer of a framework on the first images of a dataset."""
+    X, Y = load(dataset, "train")
+    return FRAMEWORKS[name][1](work, X[: work.samples], Y[: work.samples])
 
-    trainer: Trainer
 
-    @classmethod
-    def start(cls, name: str, work: Work, folder: Path) -> None:
-        """Makes the trainer of a framework on the images of a folder."""
-        X, Y = load(str(folder), "train")
-        cls.trainer = FRAMEWORKS[name][1](work, X[: work.samples], Y[: work.samples])
+def time_epoch(name: str, work: Work, dataset: str) -> float:
+    """The seconds of one more epoch."""
+    return timeit(make_trainer(name, work, dataset).epoch, number=1)
 
-    @classmethod
-    def time_epoch(cls) -> float:
-        """The seconds of one more epoch."""
-        return timeit(cls.trainer.epoch, number=1)
 
-    @classmethod
-    def time_prediction(cls, folder: Path) -> float:
-        """The median seconds from an image in the framework's own array to its label, after a first time."""
-        array = cls.trainer.array(scale_pixels(load(str(folder), "test")[0][:1]))
-        return statistics.median([timeit(lambda: cls.trainer.predict(array), number=1) for _ in range(REPEATED)][1:])
+def time_step(name: str, work: Work, dataset: str) -> float:
+    """The mean microseconds of a step of one more epoch."""
+    return 1e6 * time_epoch(name, work, dataset) / math.ceil(work.samples / work.batch)
 
-    @classmethod
-    def score(cls, folder: Path) -> float:
-        """The share of the test images that are read right, in [0, 1]."""
-        X, Y = load(str(folder), "test")
-        return nn.get_accuracy(np.asarray(cls.trainer.predict(cls.trainer.array(scale_pixels(X)))), Y)
+
+def time_prediction(name: str, work: Work, dataset: str) -> float:
+    """The median microseconds from an image in the framework's own array to its label, after a first time."""
+    trainer = make_trainer(name, work, dataset)
+    array = trainer.array(scale_pixels(load(dataset, "test")[0][:1]))
+    return 1e6 * statistics.median([timeit(lambda: trainer.predict(array), number=1) for _ in range(REPEATED)][1:])
+
+
+def score(name: str, work: Work, dataset: str) -> float:
+    """The share of the test images that are read right, in [0, 1]."""
+    trainer, (X, Y) = make_trainer(name, work, dataset), load(dataset, "test")
+    return nn.get_accuracy(np.asarray(trainer.predict(trainer.array(scale_pixels(X)))), Y)

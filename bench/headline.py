@@ -16,25 +16,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.common import MEGABYTE, ROOT, cores, describe_machine, environment, header, line
+from packaging.requirements import Requirement
+
+from bench.common import MEGABYTE, ROOT, cores, environment, header, line, print_installed
 
 SCRIPTS, PLOT = ROOT / "bench" / "newcomers", ROOT / "bench" / "headline.png"
 
 
 class Tool(NamedTuple):
-    """A script in newcomers, the packages that one installs for it, what follows its arguments, whether it can augment
-    its data on a CPU, and variables of its environment where it does."""
+    """A script in newcomers, the packages that one installs for it, and what follows its arguments."""
 
     script: str
     packages: tuple[str, ...]
     more: tuple[str, ...] = ()
-    augments: bool = True
-    augmenting: Mapping[str, str] = {}
+    augments: bool = True  # whether it can augment its data on a CPU
+    augmenting: Mapping[str, str] = {}  # variables of its environment where it does
 
 
 class Run(NamedTuple):
@@ -46,8 +47,9 @@ class Run(NamedTuple):
     epochs: float
 
 
+OURS = "numpy-mlp"
 TOOLS = {
-    "numpy-mlp": Tool("numpy_mlp.py", ("numpy", "tqdm"), augmenting={"OPENBLAS_NUM_THREADS": "1"}),
+    OURS: Tool("numpy_mlp.py", ("numpy", "tqdm"), augmenting={"OPENBLAS_NUM_THREADS": "1"}),
     "PyTorch": Tool("pytorch.py", ("torch", "numpy")),
     "torch.compile": Tool("pytorch.py", ("torch", "numpy"), ("compile",)),
     "JAX, step": Tool("jax_mlp.py", ("jax",)),
@@ -62,29 +64,16 @@ ROWS = {  # dataset, accuracy, whether images are augmented
 }
 
 
-def requirements(packages: Sequence[str]) -> set[str]:
-    """The packages and all that they require here, without extras. PackageNotFoundError where one is missing."""
-    from packaging.requirements import Requirement
-
-    found, left = set[str](), list(packages)
+def installed_files(packages: Iterable[str]) -> Iterator[Path]:
+    """The files of the packages and of all that they require here, without extras."""
+    left, seen = list(packages), set[str]()
     while left:
-        name = left.pop()
-        if name not in found:
-            found.add(name)
-            parsed = map(Requirement, metadata.requires(name) or [])
-            left += [each.name for each in parsed if each.marker is None or each.marker.evaluate({"extra": ""})]
-    return found
-
-
-def files(packages: Sequence[str]) -> Iterator[Path]:
-    """The files that an installation of the packages brings."""
-    for name in {metadata.distribution(name).metadata["Name"] for name in requirements(packages)}:
-        yield from (Path(str(file.locate())) for file in metadata.files(name) or [])
-
-
-def installed_size(packages: Sequence[str]) -> float:
-    """MB of files."""
-    return sum(path.stat().st_size for path in files(packages) if path.is_file()) / 1e6
+        package = metadata.distribution(left.pop())
+        if package.name not in seen:
+            seen.add(package.name)
+            yield from filter(Path.is_file, (Path(str(file.locate())) for file in package.files or []))
+            required = map(Requirement, package.requires or [])
+            left += [each.name for each in required if each.marker is None or each.marker.evaluate({"extra": ""})]
 
 
 def code_lines(script: Path) -> int:
@@ -93,43 +82,42 @@ def code_lines(script: Path) -> int:
     return sum(bool(text) and not text.startswith(("#", '"""')) for text in lines)
 
 
-def forget(paths: Iterator[Path]) -> None:
-    """Has the system drop files from its cache; it keeps those that other processes have mapped."""
-    if hasattr(os, "posix_fadvise"):
-        for path in filter(Path.is_file, paths):
+def forget(paths: Iterable[Path]) -> None:
+    """Has Linux drop files from its cache; it keeps those that other processes have mapped."""
+    if sys.platform == "linux":
+        for path in paths:
             with open(path, "rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def run(tool: Tool, row: tuple[str, float, str], seed: int, cache: Path) -> Run:
+def run(tool: Tool, row: tuple[str, float, str], seed: int, cache: str) -> Run:
     """One process from exec to saved weights. CalledProcessError where it fails."""
     dataset, target, augment = row
-    with tempfile.TemporaryDirectory() as folder:
-        weights = Path(folder) / "weights.keras"  # Keras wants to see its own suffix
-        flags = [dataset, str(target), augment, str(seed), str(weights), *tool.more]
+    variables = environment() | {"TORCHINDUCTOR_CACHE_DIR": cache, "PYTHONPATH": str(ROOT)}
+    variables |= tool.augmenting if augment == "yes" else {}
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as said:
+        weights = f"{folder}/weights.keras"  # Keras wants to see its own suffix
+        flags = [dataset, str(target), augment, str(seed), weights, *tool.more]
         command, started = [sys.executable, str(SCRIPTS / tool.script), *flags], time.perf_counter()
-        with open(Path(folder) / "said", "w+") as said:
-            variables = {"TORCHINDUCTOR_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT)}
-            variables |= tool.augmenting if augment == "yes" else {}
-            process = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment() | variables, stdout=said)
-            _, status, usage = os.wait4(process.pid, 0)
-            seconds, process.returncode = time.perf_counter() - started, os.waitstatus_to_exitcode(status)
-            said.seek(0)
-            if process.returncode:
-                raise subprocess.CalledProcessError(process.returncode, command)
-            epochs = int(said.read().splitlines()[-1].split()[0])
+        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | variables, stdout=said)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds, process.returncode = time.perf_counter() - started, os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command)
+        said.seek(0)
+        epochs = int(said.readlines()[-1].split()[0])
     return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / MEGABYTE, epochs)
 
 
 def measure(names: Sequence[str], row: tuple[str, float, str], turns: int) -> dict[str, list[Run]]:
     """The runs of each tool, turn about, the cold one first."""
-    runs: dict[str, list[Run]] = {name: [] for name in names}
+    runs = {name: list[Run]() for name in names}
     with tempfile.TemporaryDirectory() as cache:
         for turn in range(1 + turns):
             for name in names:
                 if turn == 0:
-                    forget(files(TOOLS[name].packages))
-                runs[name].append(run(TOOLS[name], row, turn, Path(cache)))
+                    forget(installed_files(TOOLS[name].packages))
+                runs[name].append(run(TOOLS[name], row, turn, cache))
                 print(f"{name}, turn {turn}: {runs[name][-1].seconds:.1f} s", file=sys.stderr, flush=True)
     return runs
 
@@ -142,10 +130,10 @@ def median(runs: Sequence[Run]) -> Run:
 def print_row(title: str, runs: Mapping[str, Sequence[Run]]) -> None:
     """Prints a table, a line a tool, and how ours stands beside the fastest other."""
     print(f"\n{title}:", header("tool", "s", "s, cold", "CPU s", "peak MB", "epochs", "× ours"))
-    own, others = median(runs["numpy-mlp"]).seconds, [median(r).seconds for n, r in runs.items() if n != "numpy-mlp"]
-    for name, each in runs.items():
-        took = median(each)
-        print(line(name, took.seconds, each[0].seconds, took.cpu, took.peak, f"{took.epochs:g}", took.seconds / own))
+    medians = {name: median(each) for name, each in runs.items()}
+    own, others = medians[OURS].seconds, [took.seconds for name, took in medians.items() if name != OURS]
+    for name, (seconds, cpu, peak, epochs) in medians.items():
+        print(line(name, seconds, runs[name][0].seconds, cpu, peak, f"{epochs:g}", seconds / own))
     print(f"\nfastest other / ours: {min(others, default=math.nan) / own:.2f}", flush=True)
 
 
@@ -156,7 +144,7 @@ def draw(measured: Mapping[str, Mapping[str, Sequence[Run]]]) -> None:
     figure, axes = pyplot.subplots(1, len(measured), figsize=(11, 3), squeeze=False, layout="constrained")
     for axis, (title, runs) in zip(axes[0], measured.items()):
         seconds = [median(each).seconds for each in runs.values()]
-        bars = axis.barh(list(runs), seconds, color=["C1" if name == "numpy-mlp" else "C0" for name in runs])
+        bars = axis.barh(list(runs), seconds, color=["C1" if name == OURS else "C0" for name in runs])
         axis.bar_label(bars, [f"{s:.1f} s" for s in seconds], padding=3)
         axis.invert_yaxis()
         axis.set(title=title, xlabel="seconds")
@@ -165,37 +153,22 @@ def draw(measured: Mapping[str, Mapping[str, Sequence[Run]]]) -> None:
     figure.savefig(PLOT, dpi=80)
 
 
-def available(names: Sequence[str]) -> list[str]:
-    """Those of the tools whose packages are installed; the others are named on stderr."""
-    found = []
-    for name in names:
-        try:
-            requirements(TOOLS[name].packages)
-            found.append(name)
-        except metadata.PackageNotFoundError as error:
-            print(f"left out: {name}, {error.name} is not installed", file=sys.stderr)
-    return found
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=5, help="that count, after the cold one")
-    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS))
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS), help="beside ours")
     parser.add_argument("--rows", nargs="+", default=[""], metavar="TEXT", help="only those that contain one of these")
     options = parser.parse_args(arguments)
     rows = {title: row for title, row in ROWS.items() if any(text in title for text in options.rows)}
     if not rows:
         parser.error(f"--rows {' '.join(options.rows)} is in none of: {'; '.join(ROWS)}")
-    names = available(options.tools)
     os.environ.setdefault("OMP_NUM_THREADS", cores())
-    print(
-        describe_machine(dict.fromkeys(package for name in names for package in TOOLS[name].packages)),
-        header("tool", "lines of code", "MB installed"),
-    )
+    names = print_installed({name: tool.packages for name, tool in TOOLS.items() if name in (OURS, *options.tools)})
+    print(header("tool", "lines of code", "MB installed"))
     for name in names:
-        tool = TOOLS[name]
-        print(line(name, str(code_lines(SCRIPTS / tool.script)), f"{installed_size(tool.packages):.0f}"))
+        size = sum(path.stat().st_size for path in installed_files(TOOLS[name].packages)) / 1e6
+        print(line(name, str(code_lines(SCRIPTS / TOOLS[name].script)), f"{size:.0f}"))
     measured = {}
     for title, row in rows.items():
         able = [name for name in names if TOOLS[name].augments or row[2] == "no"]

@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.common import ROOT, Result, describe_machine, header, line, read_result, run_train
+from matplotlib import pyplot
+
+from bench.common import ROOT, describe_machine, header, line, read_result, run_train
 from data.checkpoint import checkpoint_path
 from data.datasets import DATASETS
 from data.files import write_whole
@@ -43,7 +45,8 @@ class Run(NamedTuple):
     """What a run has reached."""
 
     losses: list[float]  # an epoch each
-    result: Result
+    error: float  # share of the test images misread, in [0, 1]
+    seconds: float
 
 
 def summarize(machine: str, command: str, said: str) -> str:
@@ -54,26 +57,21 @@ def summarize(machine: str, command: str, said: str) -> str:
     return "\n".join([f"$ {command}", machine, said.splitlines()[-1], "epoch    loss  seconds", *lines, ""])
 
 
-def read_runs(path: Path) -> dict[int, str]:
-    """The runs in a log, by their seed; none where there is no log."""
+def read_log(dataset: str, recipe: str) -> dict[int, str]:
+    """The runs in the log of a recipe, by their seed; none where there is no log."""
+    path = LOGS / f"{dataset}-{recipe}.log"
     runs = re.split(r"\n(?=\$ )", path.read_text(encoding="utf-8")) if path.exists() else []
     return {int(run.partition("--seed ")[2].split()[0]): run for run in runs}
 
 
-def read(run: str) -> Run:
+def read_run(run: str) -> Run:
     """What a run in a log has reached."""
     losses = re.findall(r"^ *\d+  ([\d.]+) +[\d.]+$", run, re.MULTILINE)
-    return Run(list(map(float, losses)), read_result(run))
-
-
-def keep(path: Path, seed: int, run: str) -> None:
-    """Puts a run in the place of an earlier one of its seed, and leaves the others."""
-    runs = sorted((read_runs(path) | {seed: run}).items())
-    write_whole(path, "\n".join(text for _, text in runs).encode())
+    return Run(list(map(float, losses)), *read_result(run))
 
 
 def train(dataset: str, recipe: str, seed: int) -> None:
-    """Trains, or goes on with what was stopped; once the run has ended it is kept in the recipe's log."""
+    """Trains, or goes on with what was stopped; once ended, the run takes the place of that of its seed in the log."""
     name, flags = f"{dataset}-{recipe}-{seed}", ["--dataset", dataset, *RECIPES[dataset, recipe].split()]
     flags += ["--seed", str(seed), "--weights", f"weights/{name}.pkl"]
     unfinished = ROOT / "weights" / f"{name}.log"
@@ -87,35 +85,34 @@ def train(dataset: str, recipe: str, seed: int) -> None:
             print(f"{name}  {text}", end="", flush=True)
             print(text, file=file, end="", flush=True)
     machine, _, said = unfinished.read_text().partition("\n")
-    keep(LOGS / f"{dataset}-{recipe}.log", seed, summarize(machine, f"python train.py {' '.join(flags)}", said))
+    run = summarize(machine, f"python train.py {' '.join(flags)}", said)
+    runs = sorted((read_log(dataset, recipe) | {seed: run}).items())
+    write_whole(LOGS / f"{dataset}-{recipe}.log", "\n".join(run for _, run in runs).encode())
     unfinished.unlink()
 
 
 def print_table(logs: dict[tuple[str, str], list[Run]]) -> None:
     """Prints a line a recipe, then what others have published."""
     print(header("dataset", "recipe", "seeds", "seconds of training", "test error, %"))
-    for (dataset, recipe), group in logs.items():
-        errors = [100 * run.result.error for run in group]
+    for (dataset, recipe), runs in logs.items():
+        errors = [100 * run.error for run in runs]
         deviation = f" ± {statistics.stdev(errors):.2f}" if len(errors) > 1 else ""
-        seconds = f"{statistics.median(run.result.seconds for run in group):.0f}"
-        print(line(dataset, f"`{recipe}`", str(len(group)), seconds, f"{statistics.mean(errors):.2f}{deviation}"))
+        seconds = f"{statistics.median(run.seconds for run in runs):.0f}"
+        print(line(dataset, f"`{recipe}`", str(len(runs)), seconds, f"{statistics.mean(errors):.2f}{deviation}"))
     for system, error in PUBLISHED.items():
         print(line("mnist", system, "", "", f"{error:.2f}"))
 
 
 def draw(logs: dict[tuple[str, str], list[Run]], path: Path) -> None:
     """Plots seconds against error with the published figures for MNIST, and the learning curves."""
-    from matplotlib import pyplot
-
     figure, (ladder, curves) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for system, error in PUBLISHED.items():
         ladder.axhline(error, color="0.7", linewidth=1)
         ladder.annotate(system, (1, error), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7)
-    for (dataset, recipe), group in logs.items():
+    for (dataset, recipe), runs in logs.items():
         if dataset == "mnist":
-            errors, seconds = zip(*(run.result for run in group))
-            ladder.semilogx(seconds, [100 * error for error in errors], "o", label=recipe)
-        curves.loglog(range(1, len(group[0].losses) + 1), group[0].losses, label=f"{dataset} {recipe}")
+            ladder.semilogx([run.seconds for run in runs], [100 * run.error for run in runs], "o", label=recipe)
+        curves.loglog(range(1, len(runs[0].losses) + 1), runs[0].losses, label=f"{dataset} {recipe}")
     ladder.set(xlabel="seconds of training", ylabel="test error, %", ylim=(0, None), title="MNIST")
     curves.set(xlabel="epoch", ylabel="loss on the (augmented) training set")
     ladder.legend(fontsize=8)
@@ -138,8 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(stopped.returncode)
     except KeyboardInterrupt:
         sys.exit(130)
-    groups = {key: list(read_runs(LOGS / f"{'-'.join(key)}.log").values()) for key in RECIPES}
-    logs = {key: [read(run) for run in runs] for key, runs in groups.items() if runs}
+    logs = {key: [read_run(run) for run in log.values()] for key in RECIPES if (log := read_log(*key))}
     print_table(logs)
     draw(logs, ROOT / "bench" / "record.png")
 

@@ -23,17 +23,19 @@ import numpy as np
 
 import nn
 from bench.common import ROOT, describe_machine, header, line, own_process
-from bench.frameworks import Images, Work, initial_params, lower_bound
-from data.augment import Strengths
+from bench.frameworks import Work, initial_params, lower_bound
+from data.augment import Images, Strengths
 from data.batches import make_batches
 from data.datasets import PIXELS
 from data.load import load, scale_pixels
 
-WIDTHS = 64, 128, 256, 512, 1024, 2048  # units of each of two hidden layers, at batch 128
-DEPTHS = 1, 2, 4, 8  # hidden layers of 256 units, at batch 128
-BATCHES = 1, 4, 16, 64, 256, 1024, 4096  # samples a step, at 784-128-64-10
-SAMPLES = 10_000, 30_000, 100_000, 300_000, 1_000_000  # at 784-128-64-10, batch 128
-TIMED, WHOLE = 4 * max(BATCHES), 60_000  # samples of an epoch of the others; those whose time is told
+SMALL, TIMED, WHOLE = (784, 128, 64, 10), 16_384, 60_000  # layers; samples of an epoch, and those whose time is told
+PANELS = {  # by units of each of two hidden layers, hidden layers of 256 units, samples a step, samples of an epoch
+    "width": {n: Work((784, n, n, 10), "sgd", 128, 0.01, TIMED) for n in (64, 128, 256, 512, 1024, 2048)},
+    "depth": {n: Work((784, *[256] * n, 10), "sgd", 128, 0.01, TIMED) for n in (1, 2, 4, 8)},
+    "batch": {n: Work(SMALL, "sgd", n, 0.01, TIMED) for n in (1, 4, 16, 64, 256, 1024, 4096)},
+    "samples": {n: Work(SMALL, "sgd", 128, 0.01, n) for n in (10_000, 30_000, 100_000, 300_000, 1_000_000)},
+}
 TURNS = 3  # epochs that count, after one that warms up; the median is told
 LARGE, STEPS, LIMIT = 12_800_000, 300, 500_000_000  # samples, 10 GB; steps on them; bytes that may be allocated
 PLOT = ROOT / "bench" / "scaling.png"
@@ -51,7 +53,7 @@ def write_idx(path: Path, X: Images, samples: int) -> None:
     """An IDX file of so many images, those of X (N, 784) again and again; of no X, a sparse file of background."""
     with open(path, "wb") as file:
         file.write(struct.pack(">4I", 2051, samples, 28, 28))
-        for i in range(0, samples if len(X) else 0, len(X) or 1):
+        for i in range(0, samples, len(X)) if len(X) else ():
             file.write(X[: samples - i].tobytes())
         file.truncate(16 + samples * PIXELS)
 
@@ -69,15 +71,10 @@ def allocated() -> float:
 
 def train_epoch(work: Work, X: Images, Y: nn.Labels, state: nn.State, epoch: int) -> Iterator[nn.State]:
     """The states of an epoch; targets are made of a batch's labels, so that the order alone grows with the samples."""
-    rng, K = np.random.default_rng([0, epoch]), work.layers[-1]
-    batches = make_batches(X, cast(nn.Array, Y), work.batch, rng, Strengths())
-    targeted = ((x, nn.one_hot(cast(nn.Labels, y), K)) for x, y in batches)
+    gradients: nn.Gradients = lambda params, x, t: nn.loss_and_gradients(params, scale_pixels(x), t)
+    batches = make_batches(X, cast(nn.Array, Y), work.batch, np.random.default_rng([0, epoch]), Strengths())
+    targeted = ((x, nn.one_hot(cast(nn.Labels, y), work.layers[-1])) for x, y in batches)
     return nn.gradient_descent(state, targeted, nn.OPTIMIZERS["sgd"], lambda step: work.rate, gradients)
-
-
-def gradients(params: nn.Params, x: nn.Samples, t: nn.Array) -> tuple[float, nn.Params]:
-    """Of images x (N, 784), 0..255."""
-    return nn.loss_and_gradients(params, scale_pixels(x), t)
 
 
 def measure(work: Work, path: Path, Y: nn.Labels) -> Cost:
@@ -87,24 +84,12 @@ def measure(work: Work, path: Path, Y: nn.Labels) -> Cost:
 
     def epoch() -> None:
         nonlocal state, memory
-        states = train_epoch(work, X, Y, state, next(epochs))
-        (state,) = deque(states, maxlen=1)
+        (state,) = deque(train_epoch(work, X, Y, state, next(epochs)), maxlen=1)
         memory = max(memory, allocated())
 
     seconds = [timeit(epoch, number=1) for _ in range(1 + TURNS)][1:]
     bound = lower_bound(work, X, Y.astype(np.int64))
     return Cost(statistics.median(seconds), statistics.median(timeit(bound.epoch, number=1) for _ in seconds), memory)
-
-
-def panels() -> dict[str, dict[int, Work]]:
-    """The points of each panel of the plot, by width, depth, batch or samples."""
-    small = (784, 128, 64, 10)
-    return {
-        "width": {n: Work((784, n, n, 10), "sgd", 128, 0.01, TIMED) for n in WIDTHS},
-        "depth": {n: Work((784, *[256] * n, 10), "sgd", 128, 0.01, TIMED) for n in DEPTHS},
-        "batch": {n: Work(small, "sgd", n, 0.01, TIMED) for n in BATCHES},
-        "samples": {n: Work(small, "sgd", 128, 0.01, n) for n in SAMPLES},
-    }
 
 
 def draw(measured: Mapping[str, Mapping[int, Cost]]) -> None:
@@ -125,32 +110,35 @@ def draw(measured: Mapping[str, Mapping[int, Cost]]) -> None:
     figure.savefig(PLOT, dpi=80)
 
 
-def train_under_limit(path: Path, limit: int = LIMIT, steps: int = STEPS) -> float:
-    """The seconds of steps on a mapped file, in this process, which from now on may allocate limit bytes."""
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
-    X, work = map_idx(path), Work((784, 128, 64, 10), "sgd", 128, 0.01)
-    state, Y = nn.init_state(initial_params(work), nn.OPTIMIZERS["sgd"]), np.zeros(len(X), np.uint8)
-    return timeit(lambda: deque(itertools.islice(train_epoch(work, X, Y, state, 1), steps), maxlen=0), number=1)
+def train_on_large(samples: int = LARGE, steps: int = STEPS) -> None:
+    """Prints what training on a large file takes under LIMIT, and that it cannot be read as a whole.
 
-
-def train_on_large() -> None:
-    """Prints what training on the large file takes, and that under the same limit it cannot be read as a whole."""
+    This process may from now on allocate LIMIT bytes.
+    """
+    resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    work = Work(SMALL, "sgd", 128, 0.01)
+    state, Y = nn.init_state(initial_params(work), nn.OPTIMIZERS["sgd"]), np.zeros(samples, np.uint8)
     with tempfile.TemporaryDirectory() as folder:
-        write_idx(path := Path(folder) / "images", np.empty((0, PIXELS), np.uint8), LARGE)
-        seconds = train_under_limit(path)
+        write_idx(path := Path(folder) / "images", np.empty((0, PIXELS), np.uint8), samples)
+        states = itertools.islice(train_epoch(work, map_idx(path), Y, state, 1), steps)
+        seconds = timeit(lambda: deque(states, maxlen=0), number=1)
         size = f"{path.stat().st_size / 1e9:.1f} GB of images under a limit of {LIMIT / 1e6:.0f} MB"
-        print(f"{size}: {STEPS} steps of 128 in {seconds:.1f} s")
+        print(f"{size}: {steps} steps of {work.batch} in {seconds:.1f} s")
         try:
             np.fromfile(path, np.uint8)
         except MemoryError as error:
             print(f"the same file read as a whole: {error}")
 
 
-def print_costs() -> None:
-    """Prints the table as it comes, each point measured in a process of its own, and plots it."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command: prints the table as it comes, each point measured in a process of its own, and plots it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--large", action="store_true", help="train on a file of 10 GB instead")
+    if parser.parse_args(arguments).large:
+        return train_on_large()
     (X, Y), measured = load("mnist", "train"), dict[str, dict[int, Cost]]()
     print(describe_machine(), header("", "samples", "ours, s", "bound, s", "ours / bound", "MB allocated"), sep="\n")
-    for panel, row in panels().items():
+    for panel, row in PANELS.items():
         for n, work in row.items():
             with tempfile.TemporaryDirectory() as folder, own_process() as process:
                 write_idx(path := Path(folder) / "train-images-idx3-ubyte", X, work.samples)
@@ -161,16 +149,6 @@ def print_costs() -> None:
             print(line(f"{panel} {n}", str(work.samples), cost.seconds, cost.bound, ratio, cost.memory), flush=True)
     draw(measured)
     print(f"\nDrawn in {PLOT.relative_to(ROOT)}.")
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--large", action="store_true", help="train on a file of 10 GB instead")
-    if parser.parse_args(arguments).large:
-        train_on_large()
-    else:
-        print_costs()
 
 
 if __name__ == "__main__":

@@ -1,28 +1,34 @@
-"""Tests of the recipes that train nothing large."""
+"""Tests of the recipes and the published networks that train nothing large."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import train
-from bench import common, record
+from bench import common, record, reproduce
+from data.files import write_whole
 
 EPOCHS = "epoch   1/2  loss 0.5000     6.1 s      6 s left\n", "epoch   2/2  loss 0.2500    12.3 s      0 s left\n"
 ENDED = f"{''.join(EPOCHS)}test accuracy 99.00% (100 errors in 10000), 12.3 s\n"
 
 
-@pytest.mark.parametrize(("dataset", "recipe"), record.RECIPES)
-def test_train_takes_the_flags_of_every_recipe(dataset: str, recipe: str) -> None:
-    config = train.parse_config(["--dataset", dataset, *record.RECIPES[dataset, recipe].split()])
+@pytest.mark.parametrize(
+    "flags",
+    [f"--dataset {dataset} {flags}" for (dataset, _), flags in record.RECIPES.items()]
+    + [network.flags for network in reproduce.NETWORKS],
+)
+def test_train_takes_the_flags_of_every_recipe_and_network(flags: str) -> None:
+    config = train.parse_config(flags.split())
     assert config.layers[0] == 784 and config.layers[-1] in (0, 10)
-    assert config.augment["flip"] == 0 or dataset != "mnist", "a mirrored digit is another digit or none"
+    assert config.augment["flip"] == 0 or config.dataset != "mnist", "a mirrored digit is another digit or none"
 
 
 @pytest.mark.parametrize(("dataset", "recipe"), record.RECIPES)
 def test_every_recipe_has_logs_of_all_its_epochs(dataset: str, recipe: str) -> None:
     config = train.parse_config(record.RECIPES[dataset, recipe].split())
-    runs = record.read_runs(record.LOGS / f"{dataset}-{recipe}.log")
-    assert [0, 1, 2] == [*runs][:3] and {len(record.read(run).losses) for run in runs.values()} == {config.epochs}
+    runs = record.read_log(dataset, recipe)
+    assert [0, 1, 2] == [*runs][:3] and {len(record.read_run(run).losses) for run in runs.values()} == {config.epochs}
 
 
 @pytest.fixture
@@ -48,18 +54,16 @@ def test_a_run_that_was_stopped_goes_on_and_only_then_replaces_its_lines(
 ) -> None:
     log, checkpoint = record.LOGS / "mnist-default.log", folder / "weights" / "mnist-default-7.checkpoint.pkl"
     others = {seed: record.summarize("machine", f"train.py --seed {seed}", ENDED) for seed in (2, 7, 10)}
-    for seed in (10, 2, 7):
-        record.keep(log, seed, others[seed])
-    before = log.read_bytes()
+    write_whole(log, before := "\n".join(others.values()).encode())
     with pytest.raises(SystemExit, match="130"):
         record.main(["--recipe", "default", "--seeds", "7"])
     assert log.read_bytes() == before
     record.main(["--recipe", "default", "--seeds", "7"])
-    runs = record.read_runs(log)
+    runs = record.read_log("mnist", "default")
     assert list(runs) == [2, 7, 10] and (runs[2], runs[10]) == (others[2], others[10])
     assert runs[7].startswith("$ python train.py --dataset mnist --seed 7 --weights weights/mnist-default-7.pkl\n")
     assert "\n    1  0.5000      6.1\n    2  0.2500     12.3\n" in runs[7]
-    assert record.read(runs[7]) == ([0.5, 0.25], (0.01, 12.3))
+    assert record.read_run(runs[7]) == ([0.5, 0.25], 0.01, 12.3)
     assert "| mnist | `default` | 3 | 12 | 1.00 ± 0.00 |" in capsys.readouterr().out
     assert (folder / "bench" / "record.png").read_bytes().startswith(b"\x89PNG")
     after = log.read_bytes()
@@ -75,6 +79,25 @@ def test_a_run_without_a_result_is_kept_in_no_log() -> None:
 
 
 def test_the_table_tells_mean_and_deviation(capsys: pytest.CaptureFixture[str]) -> None:
-    runs = [record.Run([0.1], common.Result(error, 10.0)) for error in (0.004, 0.005, 0.006)]
+    runs = [record.Run([0.1], error, 10.0) for error in (0.004, 0.005, 0.006)]
     record.print_table({("mnist", "best"): runs})
     assert "| mnist | `best` | 3 | 10 | 0.50 ± 0.10 |" in capsys.readouterr().out
+
+
+def test_curves_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    dataset = rng.integers(0, 256, (3200, 784), np.uint8), rng.integers(0, 10, 3200)
+    monkeypatch.setattr(reproduce, "load", lambda name, split: dataset)
+    reproduce.draw_curves(tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_network_below_its_claim_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(reproduce, "train", lambda network, seed: (0.07 - seed / 1000, 1.0))
+    monkeypatch.setattr(reproduce, "draw_curves", lambda path: None)
+    assert reproduce.main() == 1
+    out, err = capsys.readouterr()
+    assert out.count("93.10% ± 0.10") == len(reproduce.NETWORKS)
+    assert err == "Mgasa Lucas, Part 3 stays below what it should reach\n"
