@@ -80,12 +80,9 @@ def products(layers: tuple[int, ...], rows: int) -> list[Product]:
     rng, L = np.random.default_rng(SEED), len(layers) - 1
     A, dZ = ([rng.standard_normal((rows, n), np.float32) for n in layers] for _ in "AZ")
     W, dW = ([rng.standard_normal((m, n), np.float32) / math.sqrt(m) for m, n in zip(layers, layers[1:])] for _ in "Wd")
-    steps: list[Product] = [(A[l], W[l], A[l + 1]) for l in range(L)]
-    for l in reversed(range(L)):
-        steps.append((A[l].T, dZ[l + 1], dW[l]))
-        if l > 0:
-            steps.append((dZ[l + 1], W[l].T, dZ[l]))
-    return steps
+    forward = [(A[l], W[l], A[l + 1]) for l in range(L)]
+    backward = [((A[l].T, dZ[l + 1], dW[l]), (dZ[l + 1], W[l].T, dZ[l])) for l in reversed(range(L))]
+    return [*forward, *itertools.chain(*backward)][:-1]
 
 
 def multiply(steps: list[Product]) -> None:

@@ -10,10 +10,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 from bench.common import ROOT
 
@@ -27,30 +26,23 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
 EQUIVALENT = Path(__file__).with_name("equivalent.txt")  # a line each: the mutant, " | ", why it stays
 
 
-class Mutant(NamedTuple):
-    """A change: where it is and what it is, and the whole source with it."""
-
-    file: str
-    name: str
-    source: str
-
-
-def changes(node: ast.AST) -> Iterator[tuple[ast.AST, str, object]]:
-    """The changes of a node, each as an object, its attribute and the attribute's other value."""
-    if isinstance(node, ast.BinOp | ast.AugAssign | ast.BoolOp) and type(node.op) in SWAPS:
-        yield node, "op", SWAPS[type(node.op)]()
-    elif isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
-        yield node, "ops", [SWAPS[type(node.ops[0])](), *node.ops[1:]]
-    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
-        yield node, "value", not node.value
-    elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
-        yield node, "value", node.value + 1
-    elif isinstance(node, ast.IfExp):
-        yield node, "test", ast.UnaryOp(ast.Not(), node.test)
-    elif isinstance(node, ast.Call) and node.keywords:
-        yield node, "keywords", node.keywords[:-1]
-    elif isinstance(node, ast.If):
-        yield node, "test", ast.Constant(False)
+def changes(node: ast.AST) -> Iterator[tuple[str, object]]:
+    """The change of a node, if it has one, as an attribute and its other value."""
+    match node:
+        case ast.BinOp(op=op) | ast.AugAssign(op=op) | ast.BoolOp(op=op) if type(op) in SWAPS:
+            yield "op", SWAPS[type(op)]()
+        case ast.Compare(ops=[op, *ops]) if type(op) in SWAPS:
+            yield "ops", [SWAPS[type(op)](), *ops]
+        case ast.Constant(value=bool(value)):
+            yield "value", not value
+        case ast.Constant(value=int(value) | float(value)):
+            yield "value", value + 1
+        case ast.IfExp(test=test):
+            yield "test", ast.UnaryOp(ast.Not(), test)
+        case ast.Call(keywords=[*keywords, _]):
+            yield "keywords", keywords
+        case ast.If():
+            yield "test", ast.Constant(False)
 
 
 def walk(node: ast.AST) -> Iterator[ast.AST]:
@@ -65,28 +57,27 @@ def walk(node: ast.AST) -> Iterator[ast.AST]:
                     yield from walk(child)
 
 
-def mutants(file: str) -> Iterator[Mutant]:
-    """Every mutant of a file."""
+def mutants(file: str) -> Iterator[tuple[str, str, str]]:
+    """Every mutant of a file: the file, where the change is and what it is, and the whole source with it."""
     source = (ROOT / file).read_text(encoding="utf-8")
     tree, lines = ast.parse(source), source.splitlines()
     for node in walk(tree):
-        for changed, attribute, value in changes(node):
-            original, before = getattr(changed, attribute), ast.unparse(node).partition("\n")[0]
-            setattr(changed, attribute, value)
-            after = ast.unparse(node).partition("\n")[0]
-            line = lines[getattr(node, "lineno", 1) - 1].strip()
-            yield Mutant(file, f"{file}: {line}: {before} -> {after}", ast.unparse(tree))
-            setattr(changed, attribute, original)
+        for attribute, value in changes(node):
+            original, before = getattr(node, attribute), ast.unparse(node).partition("\n")[0]
+            setattr(node, attribute, value)
+            line, after = lines[getattr(node, "lineno", 1) - 1].strip(), ast.unparse(node).partition("\n")[0]
+            yield file, f"{file}: {line}: {before} -> {after}", ast.unparse(tree)
+            setattr(node, attribute, original)
 
 
-def is_caught(mutant: Mutant) -> bool:
-    """Whether a test fails, or none ends, with the mutant in the place of its file."""
+def is_caught(file: str, source: str) -> bool:
+    """Whether a test fails, or none ends, with the source in the place of a file."""
     with tempfile.TemporaryDirectory() as folder:
         for name in COPIED:
             shutil.copy(ROOT / name, folder)
         shutil.copytree(ROOT / "data", Path(folder) / "data", ignore=shutil.ignore_patterns("*mnist", "__pycache__"))
-        (Path(folder) / mutant.file).write_text(mutant.source, encoding="utf-8")
-        tests = ["test_nn.py", "test_train.py"][:: 1 if mutant.file == "nn.py" else -1]
+        (Path(folder) / file).write_text(source, encoding="utf-8")
+        tests = ["test_nn.py", "test_train.py"][:: 1 if file == "nn.py" else -1]
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         try:
@@ -96,24 +87,23 @@ def is_caught(mutant: Mutant) -> bool:
         return done.returncode != 0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the survivors. Returns the exit status: 1 where one is not known to change nothing."""
+def main() -> None:
+    """Prints the survivors. SystemExit with status 1 where one is not known to change nothing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--every", type=int, default=1, metavar="N", help="try every N-th mutant alone")
-    every = parser.parse_args(arguments).every
-    unchanged = Mutant("nn.py", "", (ROOT / "nn.py").read_text(encoding="utf-8"))
-    if is_caught(unchanged):
+    every = parser.parse_args().every
+    if is_caught("nn.py", (ROOT / "nn.py").read_text(encoding="utf-8")):
         sys.exit("mutants: nothing to prove, a test fails without a mutant")
-    tried = [mutant for file in ("nn.py", "train.py") for mutant in mutants(file)][::every]
+    files, names, sources = zip(*[mutant for file in ("nn.py", "train.py") for mutant in mutants(file)][::every])
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        survived = [mutant.name for mutant, caught in zip(tried, pool.map(is_caught, tried)) if not caught]
+        survived = [name for name, caught in zip(names, pool.map(is_caught, files, sources)) if not caught]
     reasons = dict(line.rsplit(" | ", 1) for line in EQUIVALENT.read_text(encoding="utf-8").splitlines())
-    unknown = [name for name in survived if name not in reasons]
     for name in survived:
         print(f"survived: {name} | {reasons.get(name, 'no test notices')}")
-    print(f"mutants: {len(tried)} tried, {len(tried) - len(survived)} caught, {len(survived) - len(unknown)} may stay")
-    return int(bool(unknown))
+    unknown = [name for name in survived if name not in reasons]
+    print(f"mutants: {len(names)} tried, {len(names) - len(survived)} caught, {len(survived) - len(unknown)} may stay")
+    sys.exit(bool(unknown))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -13,7 +13,8 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
+from types import SimpleNamespace
+from typing import NamedTuple, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,6 @@ from numpy.typing import NDArray
 import nn
 import train
 from bench.common import ROOT, describe_machine, header, line
-
-if TYPE_CHECKING:
-    from mpi4py import MPI
 
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
 SHAPED = """set -e
@@ -51,18 +49,6 @@ class Job(NamedTuple):
         return sum((m + 1) * n for m, n in zip(layers, layers[1:]))
 
 
-class Timed:
-    """A communicator that counts the seconds spent in Allreduce, on the data and on waiting for the others."""
-
-    def __init__(self, comm: "MPI.Comm") -> None:
-        self.comm, self.rank, self.size, self.seconds = comm, comm.rank, comm.size, 0.0
-
-    def Allreduce(self, part: nn.Array, total: nn.Array) -> None:
-        started = time.perf_counter()
-        self.comm.Allreduce(part, total)
-        self.seconds += time.perf_counter() - started
-
-
 class Step(NamedTuple):
     """Mean seconds of a step, and of its Allreduce."""
 
@@ -71,18 +57,26 @@ class Step(NamedTuple):
 
 
 def work(job: Job) -> None:
-    """Trains two epochs as one of the ranks, and times the second. Rank 0 prints its Step."""
+    """Trains two epochs as one of the ranks. Rank 0 prints the Step of the second, which waits for the others, too."""
     from mpi4py import MPI
 
     flags = f"--layers 784 {job.width} {job.width} 10 --batch-size {job.batch} --samples {job.batch * job.steps}"
-    config, timed = train.parse_config(f"{flags} --augment none".split()), Timed(MPI.COMM_WORLD)
-    sets, run = train.start(config)
-    state = cast(nn.State, run["state"])
+    config = train.parse_config(f"{flags} --augment none".split())
+    (training, *_), run = train.start(config)
+    world, state, allreduce = MPI.COMM_WORLD, cast(nn.State, run["state"]), 0.0
+
+    def timed(part: nn.Array, total: nn.Array) -> None:
+        nonlocal allreduce
+        started = time.perf_counter()
+        world.Allreduce(part, total)
+        allreduce += time.perf_counter() - started
+
+    comm = cast(MPI.Comm, SimpleNamespace(rank=world.rank, size=world.size, Allreduce=timed))
     for epoch in (1, 2):
-        timed.seconds, started = 0.0, time.perf_counter()
-        state = train.train_epoch(config, sets.training, state, epoch, cast("MPI.Comm", timed))
-    if timed.rank == 0:
-        print((time.perf_counter() - started) / job.steps, timed.seconds / job.steps)
+        allreduce, started = 0.0, time.perf_counter()
+        state = train.train_epoch(config, training, state, epoch, comm)
+    if world.rank == 0:
+        print((time.perf_counter() - started) / job.steps, allreduce / job.steps)
 
 
 def launch(job: Job, ranks: int = 2, threads: int = 1, rate: int = 0) -> Step:
@@ -96,10 +90,10 @@ def launch(job: Job, ranks: int = 2, threads: int = 1, rate: int = 0) -> Step:
 
 
 def terms(job: Job, ranks: int, rate: float) -> Model:
-    """What the coefficients of a model are multiplied with, at a rate in Mbit/s, in bytes and bytes a second:
+    """What a model is multiplied with, of p ranks and a rate in Mbit/s, to give the seconds of a step:
 
-    1,  rows of a rank * parameters,  parameters
-    log2(p),  2 (p - 1) / p * bytes of the parameters,  the same / rate
+    a + b * rows of a rank * parameters + c * parameters
+    + latency * log2(p) + (d + e / rate in bytes a second) * 2 (p - 1) / p * bytes of the parameters
     """
     rows, moved = job.batch / ranks, 2 * (ranks - 1) / ranks * 4 * job.size
     return np.array([(1, rows * job.size, job.size), (math.log2(ranks), moved, moved * 8 / (1e6 * rate))])
@@ -148,10 +142,8 @@ def print_model(measured: Mapping[tuple[Job, int], Step]) -> None:
     *known, (unseen, rate) = measured
     model = fit({case: measured[case] for case in known})
     (a, b, c), (latency, d, e) = model
-    print(
-        f"\na step takes {1e6 * a:.0f} us + {1e12 * b:.1f} ps a sample and parameter + {1e9 * c:.2f} ns a parameter,"
-        f" and with p ranks log2(p) {1e6 * latency:.0f} us + 2 (p - 1) / p bytes ({1e9 * d:.2f} ns + {e:.2f} / rate)"
-    )
+    print(f"\na = {1e6 * a:.0f} us, b = {1e12 * b:.1f} ps, c = {1e9 * c:.2f} ns, ", end="")
+    print(f"latency = {1e6 * latency:.0f} us, d = {1e9 * d:.2f} ns, e = {e:.2f}")
     misses = [abs(predict(model, job, 2, rate).seconds / measured[job, rate].seconds - 1) for job, rate in known]
     print(f"error on the {len(known)} cases it was fitted to: {statistics.median(misses):.0%} (median)")
     step, guess = measured[unseen, rate].seconds, predict(model, unseen, 2, rate).seconds

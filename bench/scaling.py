@@ -14,7 +14,7 @@ import statistics
 import struct
 import tempfile
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from timeit import timeit
 from typing import NamedTuple, cast
@@ -130,11 +130,11 @@ def train_on_large(samples: int = LARGE, steps: int = STEPS) -> None:
             print(f"the same file read as a whole: {error}")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """The command: prints the table as it comes, each point measured in a process of its own, and plots it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--large", action="store_true", help="train on a file of 10 GB instead")
-    if parser.parse_args(arguments).large:
+    if parser.parse_args().large:
         return train_on_large()
     (X, Y), measured = load("mnist", "train"), dict[str, dict[int, Cost]]()
     print(describe_machine(), header("", "samples", "ours, s", "bound, s", "ours / bound", "MB allocated"), sep="\n")
