@@ -72,13 +72,13 @@ def header(*cells: str) -> str:
 
 
 def run_train(*flags: str) -> Iterator[str]:
-    """The lines that train.py prints, as they come. CalledProcessError where it fails."""
+    """The lines that train.py prints, as they come. SystemExit with its status where it fails, as it has said why."""
     command = [sys.executable, "train.py", *flags]
     with subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE) as process:
         assert process.stdout
         yield from process.stdout
     if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
+        sys.exit(process.returncode)
 
 
 def read_result(text: str) -> tuple[float, float]:

@@ -50,11 +50,10 @@ def walk(node: ast.AST) -> Iterator[ast.AST]:
     if isinstance(node, ast.Raise) or isinstance(node, ast.If) and "__name__" in ast.dump(node.test):
         return
     yield node
-    for field, value in ast.iter_fields(node):
-        if field not in ("annotation", "returns"):
-            for child in value if isinstance(value, list) else [value]:
-                if isinstance(child, ast.AST):
-                    yield from walk(child)
+    annotations = getattr(node, "annotation", None), getattr(node, "returns", None)
+    for child in ast.iter_child_nodes(node):
+        if child not in annotations:
+            yield from walk(child)
 
 
 def mutants(file: str) -> Iterator[tuple[str, str, str]]:

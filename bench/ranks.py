@@ -30,8 +30,6 @@ tc qdisc add dev lo root tbf rate {}mbit burst 64kb latency 50ms
 exec "$@"
 """  # both directions share the rate, in Mbit/s
 TCP_ALONE = {"MPIR_CVAR_NOLOCAL": "1", "MPIR_CVAR_CH4_NETMOD": "ofi", "FI_PROVIDER": "tcp"}  # no shared memory
-WIDTHS, BATCHES, RATES = (1, 128, 512, 1024), (128, 1024), (1000, 4000)  # units, samples, Mbit/s
-UNSEEN = (384, 512, 2000)  # which the model is not fitted to
 Model: TypeAlias = NDArray[np.float64]  # (2, 3), the coefficients of computing and of Allreduce
 
 
@@ -40,6 +38,7 @@ class Job(NamedTuple):
 
     width: int
     batch: int
+    rate: int = 0  # Mbit/s between ranks, which else share memory
     steps: int = 20
 
     @property
@@ -47,6 +46,10 @@ class Job(NamedTuple):
         """Numbers in the parameters."""
         layers = 784, self.width, self.width, 10
         return sum((m + 1) * n for m, n in zip(layers, layers[1:]))
+
+
+JOBS = [Job(width, batch, rate) for rate in (1000, 4000) for width in (1, 128, 512, 1024) for batch in (128, 1024)]
+UNSEEN = Job(384, 512, 2000)  # which the model is not fitted to
 
 
 class Step(NamedTuple):
@@ -79,36 +82,36 @@ def work(job: Job) -> None:
         print((time.perf_counter() - started) / job.steps, allreduce / job.steps)
 
 
-def launch(job: Job, ranks: int = 2, threads: int = 1, rate: int = 0) -> Step:
-    """Trains with ranks on this machine, over a line of rate Mbit/s if given. CalledProcessError where they fail."""
-    shaped = ["unshare", "--net", "sh", "-c", SHAPED.format(rate), "sh"] if rate else []
-    mpiexec = [str(MPIEXEC), *["-iface", "lo"] * bool(rate), "-n", str(ranks), sys.executable, "-m", "mpi4py"]
+def launch(job: Job, ranks: int = 2, threads: int = 1) -> Step:
+    """Trains with ranks on this machine. CalledProcessError where they fail."""
+    shaped = ["unshare", "--net", "sh", "-c", SHAPED.format(job.rate), "sh"] if job.rate else []
+    mpiexec = [str(MPIEXEC), *["-iface", "lo"] * bool(job.rate), "-n", str(ranks), sys.executable, "-m", "mpi4py"]
     command = [*shaped, *mpiexec, "-c", f"from bench import ranks; ranks.work(ranks.{job})"]
-    variables = {"OPENBLAS_NUM_THREADS": str(threads)} | (TCP_ALONE if rate else {})
+    variables = {"OPENBLAS_NUM_THREADS": str(threads)} | (TCP_ALONE if job.rate else {})
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, env=os.environ | variables, check=True)
     return Step(*map(float, done.stdout.split()))
 
 
-def terms(job: Job, ranks: int, rate: float) -> Model:
-    """What a model is multiplied with, of p ranks and a rate in Mbit/s, to give the seconds of a step:
+def terms(job: Job, ranks: int) -> Model:
+    """What a model is multiplied with, of p ranks, to give the seconds of a step:
 
     a + b * rows of a rank * parameters + c * parameters
     + latency * log2(p) + (d + e / rate in bytes a second) * 2 (p - 1) / p * bytes of the parameters
     """
     rows, moved = job.batch / ranks, 2 * (ranks - 1) / ranks * 4 * job.size
-    return np.array([(1, rows * job.size, job.size), (math.log2(ranks), moved, moved * 8 / (1e6 * rate))])
+    return np.array([(1, rows * job.size, job.size), (math.log2(ranks), moved, moved * 8 / (1e6 * job.rate))])
 
 
-def predict(model: Model, job: Job, ranks: int, rate: float) -> Step:
-    """What a step and its Allreduce take; rate in Mbit/s."""
-    compute, allreduce = (model * terms(job, ranks, rate)).sum(axis=1)
+def predict(model: Model, job: Job, ranks: int = 2) -> Step:
+    """What a step and its Allreduce take."""
+    compute, allreduce = (model * terms(job, ranks)).sum(axis=1)
     return Step(compute + allreduce, allreduce)
 
 
-def fit(measured: Mapping[tuple[Job, int], Step]) -> Model:
-    """The model of steps of two ranks at rates in Mbit/s, by the least squares of relative errors."""
+def fit(measured: Mapping[Job, Step]) -> Model:
+    """The model of steps of two ranks, by the least squares of relative errors."""
     parts = np.array([(step.seconds - step.allreduce, step.allreduce) for step in measured.values()])
-    relative = np.array([terms(job, 2, rate) for job, rate in measured]) / parts[:, :, None]
+    relative = np.array([terms(job, 2) for job in measured]) / parts[:, :, None]
     return np.array([np.linalg.lstsq(relative[:, i], np.ones(len(parts)), rcond=None)[0] for i in (0, 1)])
 
 
@@ -117,8 +120,8 @@ def compare_on_one_machine() -> None:
     times = "1 process, 2 threads: s an epoch", "2 ranks, 1 thread: s an epoch"
     print(header("width", "batch", *times, "ranks / process", "in Allreduce"))
     for width in (128, 512, 1024):
-        for batch in BATCHES:
-            job = Job(width, batch, max(10, 60_000 * 64 // (batch * width)))
+        for batch in (128, 1024):
+            job = Job(width, batch, steps=max(10, 60_000 * 64 // (batch * width)))
             pairs = [(launch(job, 1, threads=2), launch(job, 2)) for _ in range(3)]
             one, two = (statistics.median(step.seconds for step in steps) for steps in zip(*pairs))
             waiting = statistics.median(pair[1].allreduce / pair[1].seconds for pair in pairs)
@@ -126,38 +129,33 @@ def compare_on_one_machine() -> None:
             print(line(str(width), str(batch), *epochs, f"{two / one:.2f}", f"{waiting:.0%}"), flush=True)
 
 
-def measure(cases: Sequence[tuple[int, int, int]]) -> dict[tuple[Job, int], Step]:
-    """Prints and returns the median of three runs of two ranks for each width, batch and rate."""
+def measure(jobs: Sequence[Job]) -> dict[Job, Step]:
+    """Prints and returns the median of three runs of two ranks for each job."""
     print(header("width", "batch", "Mbit/s", "ms a step", "in Allreduce, ms"))
     measured = {}
-    for width, batch, rate in cases:
-        job = Job(width, batch)
-        step = measured[job, rate] = sorted(launch(job, rate=rate) for _ in range(3))[1]
-        print(line(str(width), str(batch), str(rate), *(f"{1e3 * s:.3g}" for s in step)), flush=True)
+    for job in jobs:
+        step = measured[job] = sorted(launch(job) for _ in range(3))[1]
+        print(line(*map(str, job[:3]), *(f"{1e3 * seconds:.3g}" for seconds in step)), flush=True)
     return measured
 
 
-def print_model(measured: Mapping[tuple[Job, int], Step]) -> None:
-    """Prints the model of all cases but the last, its error on that, and what it predicts for more ranks."""
-    *known, (unseen, rate) = measured
-    model = fit({case: measured[case] for case in known})
+def print_model(measured: Mapping[Job, Step]) -> None:
+    """Prints the model of all jobs but the last, its error on that, and what it predicts for more ranks."""
+    *known, unseen = measured
+    model = fit({job: measured[job] for job in known})
     (a, b, c), (latency, d, e) = model
     print(f"\na = {1e6 * a:.0f} us, b = {1e12 * b:.1f} ps, c = {1e9 * c:.2f} ns, ", end="")
     print(f"latency = {1e6 * latency:.0f} us, d = {1e9 * d:.2f} ns, e = {e:.2f}")
-    misses = [abs(predict(model, job, 2, rate).seconds / measured[job, rate].seconds - 1) for job, rate in known]
-    print(f"error on the {len(known)} cases it was fitted to: {statistics.median(misses):.0%} (median)")
-    step, guess = measured[unseen, rate].seconds, predict(model, unseen, 2, rate).seconds
-    print(
-        f"error on the unseen case, width {unseen.width}, batch {unseen.batch}, {rate} Mbit/s: {guess / step - 1:+.1%}"
-        f" ({1e3 * guess:.1f} ms predicted, {1e3 * step:.1f} ms measured)"
-    )
+    errors = {job: predict(model, job).seconds / step.seconds - 1 for job, step in measured.items()}
+    misses = [abs(errors[job]) for job in known]
+    print(f"error on the {len(known)} jobs it was fitted to: {statistics.median(misses):.0%} (median)")
+    print(f"error on width {unseen.width}, batch {unseen.batch}, {unseen.rate} Mbit/s, unseen: {errors[unseen]:+.1%}")
     print("\nPredicted efficiency, the speed of p ranks over p times that of one:")
     counts = [2**k for k in range(1, 8)]
     print(header("width", "batch", "Mbit/s", *(f"{p} ranks" for p in counts)))
-    for width, batch, rate in ((512, 1024, 1000), (512, 16384, 1000), (512, 1024, 100_000), (512, 16384, 100_000)):
-        job = Job(width, batch)
-        efficiencies = (predict(model, job, 1, rate).seconds / p / predict(model, job, p, rate).seconds for p in counts)
-        print(line(str(width), str(batch), str(rate), *(f"{e:.0%}" for e in efficiencies)))
+    for job in (Job(512, batch, rate) for rate in (1000, 100_000) for batch in (1024, 16384)):
+        efficiencies = (predict(model, job, 1).seconds / p / predict(model, job, p).seconds for p in counts)
+        print(line(*map(str, job[:3]), *(f"{e:.0%}" for e in efficiencies)))
 
 
 def can_shape() -> bool:
@@ -171,8 +169,7 @@ def main() -> None:
         sys.exit("bench.ranks: a slower line between ranks takes Linux, root, and the package iproute2")
     print(f"{describe_machine()}\n")
     compare_on_one_machine()
-    cases = [(width, batch, rate) for rate in RATES for width in WIDTHS for batch in BATCHES]
-    print_model(measure([*cases, UNSEEN]))
+    print_model(measure([*JOBS, UNSEEN]))
 
 
 if __name__ == "__main__":

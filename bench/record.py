@@ -8,7 +8,6 @@ has ended, what it prints is kept in weights/, beside its checkpoint, and the lo
 import argparse
 import re
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -131,8 +130,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         for seed in options.seeds:
             train(options.dataset, options.recipe, seed)
-    except subprocess.CalledProcessError as stopped:  # which has said why
-        sys.exit(stopped.returncode)
     except KeyboardInterrupt:
         sys.exit(130)
     logs = {key: [read_run(run) for run in log.values()] for key in RECIPES if (log := read_log(*key))}

@@ -13,8 +13,6 @@ from bench.common import ROOT, header, line, read_result, run_train
 from data.load import load, scale_pixels
 
 SEEDS = (0, 1, 2)
-
-
 NETWORKS = {  # flags of train.py, what the author says, test accuracy to reach, what is otherwise here and why
     "Image Recognition Neural Network": (
         "--dataset fashion-mnist --layers 784 128 128 10 --init small --optimizer adam --learning-rate 0.002 "
