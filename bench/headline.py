@@ -25,7 +25,7 @@ from packaging.requirements import Requirement
 
 from bench.common import MEGABYTE, ROOT, cores, environment, header, line, print_installed
 
-SCRIPTS, PLOT = ROOT / "bench" / "newcomers", ROOT / "bench" / "headline.png"
+SCRIPTS = ROOT / "bench" / "newcomers"
 
 
 class Tool(NamedTuple):
@@ -132,8 +132,8 @@ def print_row(title: str, measured: Mapping[str, tuple[Run, Run]]) -> None:
     print(f"\nfastest other / ours: {min(others, default=math.nan):.2f}", flush=True)
 
 
-def draw(measured: Mapping[str, Mapping[str, tuple[Run, Run]]]) -> None:
-    """Plots the warm medians, a panel a row, to PLOT."""
+def draw(measured: Mapping[str, Mapping[str, tuple[Run, Run]]], path: Path) -> None:
+    """Plots the warm medians, a panel a row."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, len(measured), figsize=(11, 3), squeeze=False, layout="constrained")
@@ -145,7 +145,7 @@ def draw(measured: Mapping[str, Mapping[str, tuple[Run, Run]]]) -> None:
         axis.set(title=title, xlabel="seconds")
         axis.margins(x=0.3)
     figure.suptitle("From the command to saved weights")
-    figure.savefig(PLOT, dpi=80)
+    figure.savefig(path, dpi=80)
 
 
 def main() -> None:
@@ -168,8 +168,8 @@ def main() -> None:
         title = f"{row}, {100 * accuracy:g} %"
         measured[title] = measure(able, ROWS[row], options.turns)
         print_row(title, measured[title])
-    draw(measured)
-    print(f"\nDrawn in {PLOT.relative_to(ROOT)}.")
+    draw(measured, ROOT / "bench" / "headline.png")
+    print("\nDrawn in bench/headline.png.")
 
 
 if __name__ == "__main__":

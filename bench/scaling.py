@@ -38,7 +38,6 @@ PANELS = {  # by units of each of two hidden layers, hidden layers of 256 units,
 }
 TURNS = 3  # epochs that count, after one that warms up; the median is told
 LARGE, STEPS, LIMIT = 12_800_000, 300, 500_000_000  # samples, 10 GB; steps on them; bytes that may be allocated
-PLOT = ROOT / "bench" / "scaling.png"
 
 
 class Cost(NamedTuple):
@@ -92,8 +91,8 @@ def measure(work: Work, path: Path, Y: nn.Labels) -> Cost:
     return Cost(statistics.median(seconds), statistics.median(timeit(bound.epoch, number=1) for _ in seconds), memory)
 
 
-def draw(measured: Mapping[str, Mapping[int, Cost]]) -> None:
-    """Plots the times, and below them the memory, to PLOT."""
+def draw(measured: Mapping[str, Mapping[int, Cost]], path: Path) -> None:
+    """Plots the times, and below them the memory."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(2, len(measured), figsize=(11, 5.5), sharex="col", layout="constrained")
@@ -107,7 +106,7 @@ def draw(measured: Mapping[str, Mapping[int, Cost]]) -> None:
     axes[0, 0].set_ylabel(f"seconds of {WHOLE:,} samples,\nright: of all")
     axes[1, 0].set_ylabel("MB allocated")
     axes[0, 0].legend()
-    figure.savefig(PLOT, dpi=80)
+    figure.savefig(path, dpi=80)
 
 
 def train_on_large(samples: int = LARGE, steps: int = STEPS) -> None:
@@ -147,8 +146,8 @@ def main() -> None:
             cost = measured.setdefault(panel, {})[n] = Cost(cost.seconds * whole, cost.bound * whole, cost.memory)
             ratio = cost.seconds / cost.bound
             print(line(f"{panel} {n}", str(work.samples), cost.seconds, cost.bound, ratio, cost.memory), flush=True)
-    draw(measured)
-    print(f"\nDrawn in {PLOT.relative_to(ROOT)}.")
+    draw(measured, ROOT / "bench" / "scaling.png")
+    print("\nDrawn in bench/scaling.png.")
 
 
 if __name__ == "__main__":

@@ -97,13 +97,12 @@ def test_what_is_not_installed_is_left_out_and_named(capsys: pytest.CaptureFixtu
 
 
 def test_threads_are_the_users_if_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
     assert int(common.threads()) >= 1
-    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
-    assert common.threads() == "3"
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert common.threads() == "2"
+    for name, count in (("OPENBLAS_NUM_THREADS", "3"), ("OMP_NUM_THREADS", "2")):
+        monkeypatch.setenv(name, count)
+        assert common.threads() == count
 
 
 def test_lines_of_tables() -> None:
@@ -151,11 +150,9 @@ def test_scaling_uses_whole_batches() -> None:
     assert max(scaling.PANELS["samples"]) == 1_000_000
 
 
-def test_scaling_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scaling, "PLOT", tmp_path / "plot.png")
-    scaling.draw(
-        {panel: {1: scaling.Cost(2.0, 1.0, 9.0), 2: scaling.Cost(3.0, 2.0, 9.0)} for panel in ("width", "depth")}
-    )
+def test_scaling_is_drawn(tmp_path: Path) -> None:
+    costs = {1: scaling.Cost(2.0, 1.0, 9.0), 2: scaling.Cost(3.0, 2.0, 9.0)}
+    scaling.draw({"width": costs, "depth": costs}, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -196,13 +193,12 @@ def test_headline_tells_medians_of_warm_runs_and_its_plot(
     seconds = iter([9, 30, 5, 1, 4, 6, 2, 5, 7, 3, 9, 8])  # turn about, the first turn cold
     monkeypatch.setattr(headline, "run", lambda *its: headline.Run(s := next(seconds), 2 * s, 100, 7))
     monkeypatch.setattr(headline, "forget", lambda paths: None)
-    monkeypatch.setattr(headline, "PLOT", tmp_path / "plot.png")
     measured = headline.measure(["numpy-mlp", "JAX, scan", "Keras"], ("mnist", 0.9, "no"), 3)
     headline.print_row("digits", measured)
     out = capsys.readouterr().out
     assert "| numpy-mlp | 2 | 9 | 4 | 100 | 7 | 1 |" in out and "| JAX, scan | 5 | 30 | 10 | 100 | 7 | 2.5 |" in out
     assert out.endswith("fastest other / ours: 2.50\n")
-    headline.draw({"digits": measured})
+    headline.draw({"digits": measured}, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
