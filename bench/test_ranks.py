@@ -18,8 +18,8 @@ from bench.common import ROOT
 from data.pickles import load_tree
 from data.weights import load_weights
 
-SMALL = "--layers 784 16 10 --optimizer sgd --learning-rate 0.1 --samples 2000 --batch-size 100".split()
-LONG = "--samples 20000 --epochs 8".split()
+SMALL = "--layers 784 16 10 --optimizer sgd --learning-rate 0.1 --samples 2000 --batch-size 500".split()
+LONG = "--layers 784 16 10 --samples 20000 --batch-size 2000 --epochs 8".split()
 IN_FLOAT64 = """
 import sys
 from pathlib import Path
@@ -76,8 +76,7 @@ def test_ranks_reach_in_float64_what_one_process_does(tmp_path: Path) -> None:
 def test_the_command_is_as_accurate_with_ranks_and_rank_0_alone_prints(tmp_path: Path) -> None:
     errors = []
     for count in (1, 2, 3):
-        flags = "--samples 30000 --epochs 2 --augment none".split()
-        status, out, err = train(count, tmp_path / "w.pkl", *flags)
+        status, out, err = train(count, tmp_path / "w.pkl", *"--samples 10000 --epochs 2 --augment none".split())
         assert (status, err) == (0, "")
         found = re.fullmatch(r"epoch   1/2 .*\nepoch   2/2 .*\ntest accuracy .* \((\d+) errors in 10000\), .*\n", out)
         assert found
