@@ -1,15 +1,13 @@
 """The page on which to draw, and the API behind it: `python -m demo.app` serves both.
 
-The page is index.html, beside this file: it asks the API alone, and nothing of other hosts. The API is described at
-/docs. Where DIGIT_API_KEY is set, every call of it needs that in X-API-Key. For a phone in the same network to reach
-the page: DIGIT_API_KEY=... python -m demo.app --host 0.0.0.0, and this machine's address in its browser.
+The page lies in page/: it asks the API alone, and nothing of other hosts. The API is described at /docs. Where
+DIGIT_API_KEY is set, every call of it needs that in X-API-Key. For a phone in the same network to reach the page:
+DIGIT_API_KEY=... python -m demo.app --host 0.0.0.0, and this machine's address in its browser.
 """
 
 import argparse
 import asyncio
-import base64
 import contextlib
-import hashlib
 import hmac
 import json
 import os
@@ -24,17 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeAlias
 
+import fastapi_offline
 import hypercorn.asyncio
 import numpy as np
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
-from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse
+from fastapi.responses import FileResponse
 from fastapi.security import APIKeyHeader
 from hypercorn.config import Config
 from numpy.typing import NDArray
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import ClientDisconnect
-from starlette.staticfiles import StaticFiles
 
 from data.datasets import PIXELS, SIDE
 from data.flags import printable
@@ -43,7 +40,17 @@ from demo.answer import Answer, Network, Prediction, answer, read_network
 from demo.photo import ImageError, prepare_image
 from demo.predict import weights_path
 
-PAGE = Path(__file__).resolve().parent / "index.html"
+PAGE = Path(__file__).resolve().parent / "page"
+SWAGGER = Path(fastapi_offline.__file__).parent / "static"
+FILES = {  # by the path that serves it
+    "/": PAGE / "index.html",
+    "/page.css": PAGE / "page.css",
+    "/page.js": PAGE / "page.js",
+    "/docs": PAGE / "docs.html",
+    "/docs.js": PAGE / "docs.js",
+    "/swagger-ui.css": SWAGGER / "swagger-ui.css",
+    "/swagger-ui-bundle.js": SWAGGER / "swagger-ui-bundle.js",
+}
 JSON = "application/json"
 IMAGES = [f"image/{name}" for name in ("png", "jpeg", "webp", "bmp", "gif", "heic")]  # and any that prepare_image reads
 MAX_BYTES = 10_000_000  # of an image file
@@ -55,18 +62,17 @@ FAINT = 0.1  # levels that differ by less show no ink
 KEY = r"[!-~]+"  # what can stand in a header
 
 Answers: TypeAlias = Answer | Prediction | list[Answer] | list[Prediction]
-SWAGGER = {"js": "swagger-ui-bundle.js", "css": "swagger-ui.css", "favicon": "favicon.png"}
 USAGE = f"the body must be an image or {JSON}; with curl: --data-binary @photo.png -H 'Content-Type: image/png'"
 
 HEADERS = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-POLICY = "connect-src 'self'; default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 ERRORS = {
     400: "The body did not arrive whole",
     401: "The key in X-API-Key is missing or wrong",
@@ -170,23 +176,10 @@ async def read_body(request: Request, limit: int) -> IO[bytes]:
     return body
 
 
-def policy(page: str, script: str = "", style: str = "", image: str = "") -> dict[str, str]:
-    """The Content-Security-Policy of a page: its inline scripts and styles, known by their hashes, and some sources."""
-
-    def own(tag: str) -> str:
-        texts = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-        hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()) for text in texts)
-        return " ".join(f"'sha256-{value.decode()}'" for value in hashes)
-
-    inline = f"script-src {own('script')} {script}; style-src {own('style')} {style}"
-    return {"Content-Security-Policy": f"{inline}; img-src data: {image}; {POLICY}"}
-
-
 async def add_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Gives every response the HEADERS that it does not have."""
+    """Gives every response the HEADERS."""
     response = await call_next(request)
-    for name, value in HEADERS.items():
-        response.headers.setdefault(name, value)
+    response.headers.update(HEADERS)
     return response
 
 
@@ -204,7 +197,6 @@ def describe_body() -> dict[str, object]:
 
 def make_app(network: Network, key: str | None) -> FastAPI:
     """The page and its API; where there is a key, the API needs it."""
-    page = PAGE.read_text(encoding="utf-8")
     worker = ThreadPoolExecutor(1)  # one image is decoded at a time: its memory is that of the server
 
     def check_key(given: str | None = Depends(APIKeyHeader(name="X-API-Key", auto_error=False))) -> None:
@@ -243,15 +235,6 @@ def make_app(network: Network, key: str | None) -> FastAPI:
         """Says that the server is there."""
         return {"status": "ok"}
 
-    def show_page() -> HTMLResponse:
-        return HTMLResponse(page, headers=policy(page))
-
-    def show_docs() -> HTMLResponse:
-        files = {f"swagger_{sort}_url": f"/swagger/{name}" for sort, name in SWAGGER.items()}
-        docs = get_swagger_ui_html(openapi_url="/openapi.json", title="API", **files)
-        docs.headers.update(policy(bytes(docs.body).decode(), "'self'", "'self' 'unsafe-inline'", "'self'"))
-        return docs
-
     def errors(*codes: int) -> dict[int | str, dict[str, object]]:
         return {code: {"model": Failure, "description": ERRORS[code]} for code in codes if key or code != 401}
 
@@ -262,9 +245,8 @@ def make_app(network: Network, key: str | None) -> FastAPI:
     app.add_api_route("/api/health", health, dependencies=locks, responses=errors(401))
     options = {"responses": errors(*ERRORS), "openapi_extra": describe_body()}
     app.add_api_route("/api/predict", predict, methods=["POST"], dependencies=locks, **options)
-    app.add_api_route("/", show_page, include_in_schema=False)
-    app.add_api_route("/docs", show_docs, include_in_schema=False)
-    app.mount("/swagger", StaticFiles(packages=[("fastapi_offline", "static")]))
+    for path, file in FILES.items():
+        app.add_route(path, lambda request, file=file: FileResponse(file))
     return app
 
 

@@ -1,4 +1,4 @@
-"""Tests of the page in Chromium, with the weights of `make train`. DEMO_SHOTS names a folder for the screenshots."""
+"""Tests of the page in Chromium, with the weights of `make train`. DEMO_SHOTS names a folder for screenshots."""
 
 import contextlib
 import io
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image, ImageDraw
-from playwright.sync_api import Browser, BrowserContext, Dialog, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, Route, expect, sync_playwright
 
 from demo.robustness import save
 from demo.test_app import KEY, LAYERS, keep_random, started
@@ -76,25 +76,17 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
 
 
 @pytest.fixture
-def shots(tmp_path: Path) -> Path:
-    folder = Path(os.environ.get("DEMO_SHOTS", tmp_path))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-@pytest.fixture
-def visit(browser: Browser) -> Iterator[Visit]:
+def visit(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Visit]:
     """Opens a page; in the end nothing was fetched from elsewhere, and no error is known but of lost connections."""
-    contexts: list[BrowserContext] = []
+    pages: list[Page] = []
     errors: list[str] = []
     hosts: set[str] = set()
     homes: set[str] = set()
 
     def visit(url: str, width: int = 1440, height: int = 900, touch: bool = False, **settings: Any) -> Page:
         size = {"width": width, "height": height}
-        context = browser.new_context(viewport=size, has_touch=touch, is_mobile=touch, **settings)
-        contexts.append(context)
-        page = context.new_page()
+        page = browser.new_page(viewport=size, has_touch=touch, is_mobile=touch, **settings)
+        pages.append(page)
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("request", lambda request: hosts.add(re.sub(r"(//[^/]*)?/.*", r"\1", request.url)))
@@ -104,9 +96,11 @@ def visit(browser: Browser) -> Iterator[Visit]:
         return page
 
     yield visit
-    for context in contexts:
-        context.close()
-    assert hosts <= homes | {"data:image"}
+    for page in pages:
+        if "DEMO_SHOTS" in os.environ:
+            page.screenshot(path=Path(os.environ["DEMO_SHOTS"], f"{request.node.name}.png"), full_page=True)
+        page.close()
+    assert hosts <= homes | {"data:image", *(f"blob:{home}" for home in homes)}
     assert [error for error in errors if "ERR_CONNECTION_REFUSED" not in error and "status of 422" not in error] == []
 
 
@@ -141,12 +135,13 @@ def settle(page: Page) -> None:
 
 def ink(page: Page) -> int:
     """How many pixels of the sheet are drawn upon."""
-    count: int = page.evaluate("""() => {
-        const pad = document.getElementById("pad"), context = pad.getContext("2d");
-        const alpha = context.getImageData(0, 0, pad.width, pad.height).data.filter((_, n) => n % 4 === 3);
-        return alpha.filter(value => value > 128).length;
-    }""")
-    return count
+    with Image.open(io.BytesIO(page.locator("#pad").screenshot())) as image:
+        return sum(image.convert("L").histogram()[:64])
+
+
+def colour(page: Page, name: str) -> str:
+    value: str = page.evaluate("name => getComputedStyle(document.body).getPropertyValue(name).trim()", f"--{name}")
+    return value
 
 
 def make_file(digit: str) -> bytes:
@@ -160,12 +155,11 @@ def open_file(page: Page, content: bytes, name: str = "digit.png") -> None:
     page.set_input_files("#file", {"name": name, "mimeType": "image/png", "buffer": content})
 
 
-def test_ten_drawn_digits_are_read(page: Page, shots: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ten_drawn_digits_are_read(page: Page, capsys: pytest.CaptureFixture[str]) -> None:
     read = {}
     for digit, strokes in DIGITS.items():
         draw(page, strokes)
         read[digit] = page.inner_text("#name"), page.inner_text("#bars li.first b")
-        page.screenshot(path=shots / f"digit-{digit}.png")
         page.keyboard.press("Delete")
     right = sum(name == digit for digit, (name, _) in read.items())
     with capsys.disabled():
@@ -182,7 +176,7 @@ def test_the_answer_comes_while_one_is_drawing(page: Page) -> None:
     page.mouse.up()
 
 
-def test_drawing_with_a_finger_does_not_scroll(url: str, visit: Visit, shots: Path) -> None:
+def test_drawing_with_a_finger_does_not_scroll(url: str, visit: Visit) -> None:
     page = visit(url, 375, touch=True)
     touch = page.context.new_cdp_session(page)
     for n, (x, y) in enumerate(path_on(page, DIGITS["3"][0])):
@@ -192,7 +186,6 @@ def test_drawing_with_a_finger_does_not_scroll(url: str, visit: Visit, shots: Pa
     settle(page)
     assert page.inner_text("#name") == "3" and page.evaluate("scrollY") == 0
     assert not page.is_visible("kbd")
-    page.screenshot(path=shots / "touch.png")
 
 
 def test_the_drawing_is_kept_over_a_reload(page: Page) -> None:
@@ -248,7 +241,7 @@ def test_an_answer_of_before_is_not_shown(page: Page) -> None:
 
 def test_the_answer_is_there_for_a_screen_reader(page: Page) -> None:
     draw(page, DIGITS["7"])
-    live = page.locator("#live[aria-live=polite]")
+    live = page.get_by_role("status").first
     expect(live).to_have_text(re.compile(r"^most like a 7, (> )?\d\d\.\d\s%"))
     page.keyboard.press("c")
     expect(live).to_be_empty()
@@ -275,10 +268,9 @@ def test_doubt_is_shown(changes: dict[str, object], told: str, page: Page) -> No
     assert bool(changes) == ("doubt" in page.locator("#answer").evaluate("e => [...e.classList]"))
 
 
-def test_a_letter_is_not_like_any_digit(page: Page, shots: Path) -> None:
+def test_a_letter_is_not_like_any_digit(page: Page) -> None:
     draw(page, LETTER)
     expect(page.locator("#say")).to_have_text(re.compile("^not like any digit it has learned; "))
-    page.screenshot(path=shots / "letter.png")
 
 
 def is_stale(page: Page, message: str) -> None:
@@ -288,7 +280,7 @@ def is_stale(page: Page, message: str) -> None:
     expect(page.locator("figure")).to_have_css("opacity", "0.35")
 
 
-def test_a_lost_server_is_told_and_found_again(launch: Launch, visit: Visit, shots: Path) -> None:
+def test_a_lost_server_is_told_and_found_again(launch: Launch, visit: Visit) -> None:
     process, url = launch()
     page = visit(url)
     draw(page, DIGITS["7"])
@@ -297,7 +289,6 @@ def test_a_lost_server_is_told_and_found_again(launch: Launch, visit: Visit, sho
     process.wait()
     trace(page, [[(0.3, 0.2), (0.6, 0.5)]])
     is_stale(page, GONE)
-    page.screenshot(path=shots / "lost.png")
     page.keyboard.press("z")
     is_stale(page, GONE)  # and no "…"
     launch(url.rpartition(":")[2])
@@ -317,12 +308,11 @@ def test_a_refusal_stands_where_the_answer_was(page: Page) -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(844, 390), (667, 375), (740, 360)])
-def test_a_phone_on_its_side_shows_pad_and_answer(url: str, visit: Visit, width: int, height: int, shots: Path) -> None:
+def test_a_phone_on_its_side_shows_pad_and_answer(url: str, visit: Visit, width: int, height: int) -> None:
     page = visit(url, width, touch=True, height=height)
     draw(page, DIGITS["5"])
     for part in ("#pad", "#name", "#say", "#undo", "#clear", "#bars"):
         expect(page.locator(part)).to_be_in_viewport(ratio=1)
-    page.screenshot(path=shots / f"side-{width}.png")
 
 
 @pytest.mark.parametrize(("width", "height"), [(375, 812), (844, 390)])
@@ -333,29 +323,24 @@ def test_what_is_tapped_is_44_pixels_large(url: str, visit: Visit, width: int, h
         assert box and box["height"] >= 44 and box["width"] >= 44, target
 
 
-REDRAW = """() => {
-    const drawn = [], of = CanvasRenderingContext2D.prototype;
-    for (const name of ["drawImage", "moveTo", "bezierCurveTo"]) {
-        const method = of[name];
-        of[name] = function (...given) { drawn.push([name, ...given.slice(-2)]); return method.apply(this, given); };
-    }
-    render();
-    return drawn;
-}"""
-
-
-def test_lines_begin_at_their_pixels(page: Page) -> None:
+def test_lines_begin_at_their_pixels_and_lie_upon_them(page: Page) -> None:
     draw(page, DIGITS["5"])
-    drawn = page.evaluate(REDRAW)
-    assert drawn[0][0] == "drawImage" and drawn[1][0] == "moveTo"  # the lines lie upon the image
-    starts = {(x, y) for name, x, y in drawn[1:] if name == "moveTo"}
-    top = (page.evaluate("$('net').clientHeight") - 32 - 28 * 6) / 2
-    pixels = page.evaluate("""answer.connections[0].toSorted((a, b) => Math.abs(b[2]) - Math.abs(a[2])).slice(0, 64)
-        .map(([i]) => i)""")
-    assert {(6 * (i % 28) + 3, top + 6 * (i // 28) + 3) for i in pixels} <= starts
+    image, figure = (page.locator(part).bounding_box() for part in ("#image", "#lines"))
+    assert image and figure
+    strongest = sorted(page.evaluate("answer.connections[0]"), key=lambda line: -abs(line[2]))[:64]
+    left, top, side = image["x"] - figure["x"], image["y"] - figure["y"], image["width"] / 28
+    expected = [(left + side * (i % 28 + 0.5), top + side * (i // 28 + 0.5)) for i, _, _ in strongest]
+    paths = page.locator("#lines path").evaluate_all("all => all.map(path => path.getAttribute('d'))")
+    starts = [tuple(map(float, path[1:].split("C")[0].split(","))) for path in paths]
+    found = [min(abs(x - a) + abs(y - b) for a, b in starts) for x, y in expected]
+    assert found == pytest.approx([0] * 64, abs=0.01)
+    with Image.open(io.BytesIO(page.screenshot())) as shot:
+        x, y = expected[0]
+        red, _, blue = shot.convert("RGB").getpixel((int(figure["x"] + x + 2), int(figure["y"] + y)))
+    assert abs(red - blue) > 20  # as neither ink nor paper is
 
 
-def test_a_class_and_a_unit_tell_what_speaks_for_them(page: Page, shots: Path) -> None:
+def test_a_class_and_a_unit_tell_what_speaks_for_them(page: Page) -> None:
     because = page.locator("#because")
     draw(page, DIGITS["5"])
     page.hover("#bars li:nth-child(4)")
@@ -366,11 +351,9 @@ def test_a_class_and_a_unit_tell_what_speaks_for_them(page: Page, shots: Path) -
     assert found
     plus, minus, bias, total, best = (float(text.replace("−", "-")) for text in found.groups())
     assert plus + minus + bias == pytest.approx(total, abs=0.02) and total < best
-    lines = [name for name, *_ in page.evaluate(REDRAW)].count("bezierCurveTo")
-    assert lines == page.evaluate("answer.connections.at(-1).filter(([, j]) => j === 3).length") > 0
-    page.screenshot(path=shots / "because.png")
-    unit = page.evaluate("spots.find(({l, unit}) => l === 1 && unit === 100)")
-    page.hover("#net", position={"x": unit["x"], "y": unit["y"]})
+    lines = page.evaluate("answer.connections.at(-1).filter(([, j, value]) => j === 3 && value).length")
+    assert page.locator("#lines path").count() == lines > 0
+    page.hover("#net > :nth-child(2) > :nth-child(101)")
     expect(because).to_have_text(re.compile(f"^Unit 101 of layer 1: {number} for, .*; its output is \\d+\\.\\d\\d.$"))
     page.mouse.move(5, 5)
     expect(because).to_be_empty()
@@ -395,38 +378,33 @@ def test_axe_finds_no_fault(url: str, visit: Visit, scheme: str, width: int) -> 
         assert found.violations_count == 0, found.generate_report()
 
 
-def test_forced_colours_are_taken(url: str, visit: Visit, shots: Path) -> None:
+def test_forced_colours_are_taken(url: str, visit: Visit) -> None:
     page = visit(url, forced_colors="active")
     draw(page, DIGITS["5"])
-    assert page.evaluate("[colour('ink').trim(), colour('paper').trim()]") == ["CanvasText", "Canvas"]
+    assert [colour(page, "ink"), colour(page, "paper")] == ["CanvasText", "Canvas"]
     bar, ground = (
         page.evaluate(f"getComputedStyle(document.querySelector('{e}')).backgroundColor") for e in (".first i", "body")
     )
     assert bar != ground
-    page.screenshot(path=shots / "forced.png")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 375, 800, 1440])
-def test_it_fits_and_can_be_read(url: str, visit: Visit, shots: Path, width: int, scheme: str) -> None:
+def test_it_fits_and_can_be_read(url: str, visit: Visit, width: int, scheme: str) -> None:
     page = visit(url, width, color_scheme=scheme)
-    page.screenshot(path=shots / f"empty-{width}-{scheme}.png", full_page=True)
     draw(page, DIGITS["5"])
-    page.screenshot(path=shots / f"answer-{width}-{scheme}.png", full_page=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     outside = page.evaluate("""() => [...document.body.querySelectorAll("*")]
         .filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML)""")
     assert outside == []
 
-    def light(colour: str) -> float:
+    def light(name: str) -> float:
         """The relative luminance of WCAG 2, in [0, 1]."""
-        parts = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
+        parts = [value / 255 for value in bytes.fromhex(colour(page, name)[1:])]
         r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
         return 0.2126 * r + 0.7152 * g + 0.0722 * b
 
-    names = ["paper", "sheet", "button", "ink", "soft", "line", "for", "against"]
-    colours = page.evaluate("names => names.map(name => colour(name).trim())", names)
-    tones = dict(zip(names, map(light, colours), strict=True))
+    tones = {name: light(name) for name in ("paper", "sheet", "button", "ink", "soft", "line", "for", "against")}
     assert (tones["paper"] > tones["ink"]) == (scheme == "light")
     texts = [(text, "paper") for text in ("ink", "soft", "for", "against")]
     texts += [("ink", "button"), ("soft", "button"), ("ink", "sheet"), ("soft", "sheet")]
@@ -445,10 +423,9 @@ GIVE = """([bytes, event]) => {
 }"""
 
 
-def test_an_image_is_opened(page: Page, shots: Path) -> None:
+def test_an_image_is_opened(page: Page) -> None:
     open_file(page, make_file("2"))
     expect(page.locator("#name")).to_have_text("2")
-    page.screenshot(path=shots / "opened.png")
     for digit, event in (("3", "drop"), ("7", "paste")):
         page.evaluate(GIVE, [list(make_file(digit)), event])
         expect(page.locator("#name")).to_have_text(digit)
@@ -474,7 +451,7 @@ def test_the_accuracy_names_its_set(measured_on: str, launch: Launch, visit: Vis
     expect(visit(url).locator("#network")).to_have_text(told)
 
 
-def test_clothes_are_called_by_their_names(launch: Launch, visit: Visit, shots: Path) -> None:
+def test_clothes_are_called_by_their_names(launch: Launch, visit: Visit) -> None:
     _, url = launch(dataset="fashion-mnist")
     page = visit(url, 375)
     names = page.locator("#bars li span:first-child").all_inner_texts()
@@ -483,7 +460,6 @@ def test_clothes_are_called_by_their_names(launch: Launch, visit: Visit, shots: 
     settle(page)
     expect(page.locator("#name")).to_have_text(re.compile("|".join(names)))
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
-    page.screenshot(path=shots / "clothes.png", full_page=True)
 
 
 def test_the_key_is_asked_for(launch: Launch, monkeypatch: pytest.MonkeyPatch, browser: Browser) -> None:
@@ -514,3 +490,14 @@ def test_the_keyboard_reaches_all_and_shows_where_it_is(page: Page) -> None:
         assert page.evaluate("""() => [document.activeElement, document.activeElement.parentElement]
             .some(e => getComputedStyle(e).outlineStyle === "solid")""")
     assert reached == ["undo", "clear", "open", "pen"]
+
+
+def test_the_documentation_of_the_api_is_shown(url: str, visit: Visit) -> None:
+    page = visit(url)
+    page.goto(f"{url}/docs")
+    calls = page.locator(".opblock-summary-control")
+    expect(calls).to_have_text([re.compile(name) for name in ("network", "health", "predict")])
+    calls.nth(1).click()
+    page.click("text=Try it out")
+    page.click("text=Execute")
+    expect(page.locator(".live-responses-table")).to_contain_text('"status": "ok"')
