@@ -61,7 +61,7 @@ class Answer(Prediction):
 class Memory(NamedTuple):
     """The training images X (N, 784), their labels, and the last hidden layer's outputs A (N, H), each of length 1.
 
-    distances: of SAMPLED of them, the distance to the closest other one, sorted.
+    distances: of SAMPLED of them, 1 - cosine similarity to the closest other one, sorted.
     """
 
     X: NDArray[np.uint8]
@@ -80,34 +80,24 @@ class Network(NamedTuple):
 def read_network(path: Path) -> Network:
     """The network of a file of weights. OSError, or ValueError for weights that do not read 28x28 images."""
     weights = load_network(path)
-    return Network(weights, remember(weights))
-
-
-def remember(weights: Weights) -> Memory | None:
-    """The training images as the network sees them, or None where they were not fetched."""
     try:
         X, Y = load(weights["dataset"], "train", weights["classes"])
     except FileNotFoundError:
-        return None
+        return Network(weights, None)
     params, activation = weights["params"], nn.ACTIVATIONS[weights["activation"]]
     last_hidden = f"A{len(params) // 2 - 1}"
     parts = (nn.forward_propagation(params, x, activation)[last_hidden] for x in scale_parts(X))
     A = np.concatenate([unit_length(part) for part in parts])
     sample = A[np.random.default_rng(0).permutation(len(A))[:SAMPLED]]
-    rows, second = np.array_split(sample, 40), min(1, len(A) - 1)  # the first is the image itself
-    distances = [np.partition(distance(A, row), second, axis=0)[second].copy() for row in rows]
-    return Memory(X, Y, A, np.sort(np.concatenate(distances)))
+    second = min(1, len(A) - 1)  # the first is the image itself
+    distances = [np.partition(1 - A @ rows.T, second, axis=0)[second].copy() for rows in np.array_split(sample, 40)]
+    return Network(weights, Memory(X, Y, A, np.sort(np.concatenate(distances))))
 
 
 def unit_length(A: nn.Array) -> nn.Array:
-    """The rows of A (..., H), or A (H,), divided by their lengths."""
+    """The rows of A (..., H), or A (H,), divided by their lengths: their products are the cosine similarities."""
     rows: nn.Array = A / np.maximum(np.linalg.norm(A, axis=-1, keepdims=True), 1e-9)
     return rows
-
-
-def distance(A: nn.Array, a: nn.Array) -> nn.Array:
-    """1 - cosine similarity of each row of A (N, H) and a (H,) or each row of a (M, H), all of length 1."""
-    return 1 - A @ a.T
 
 
 def answer(network: Network, x: NDArray[np.float32], whole: bool = True) -> Prediction:
@@ -155,7 +145,7 @@ def for_and_against(A: nn.Array, W: nn.Array, b: nn.Array) -> list[list[float]]:
 
 def recall(memory: Memory, a: nn.Array, classes: Sequence[str]) -> tuple[list[Example], float]:
     """The training images closest to an output a (H,) of the last hidden layer, and how novel that is, in [0, 1]."""
-    distances = distance(memory.A, unit_length(a))
+    distances = 1 - memory.A @ unit_length(a)
     rows = np.argpartition(distances, min(CLOSEST, len(distances) - 1))[:CLOSEST]
     rows = rows[np.argsort(distances[rows])]
     examples = [Example(int(memory.Y[n]), classes[memory.Y[n]], plain(scale_pixels(memory.X[n]))) for n in rows]

@@ -107,21 +107,6 @@ class Failure:
     detail: str
 
 
-def describe(network: Network) -> Description:
-    """What the network is."""
-    weights, memory = network
-    return Description(
-        dataset=weights["dataset"],
-        classes=weights["classes"],
-        layers=weights["layers"],
-        activation=weights["activation"],
-        loss=weights["loss"],
-        accuracy=weights["accuracy"],
-        measured_on=weights["measured_on"],
-        training_images=len(memory.X) if memory else 0,
-    )
-
-
 def read_pixels(body: bytes) -> NDArray[np.float32]:
     """{"pixels": an image, or a list of images} to (784,) or (N, 784). ImageError for anything else."""
     try:
@@ -227,9 +212,9 @@ def make_app(network: Network, key: str | None) -> FastAPI:
         body = await read_body(request, MAX_JSON if media_type == JSON else MAX_BYTES)
         return await asyncio.get_running_loop().run_in_executor(worker, think, media_type, body, bool(detail))
 
-    def describe_network() -> Description:
+    def describe_network() -> dict[str, object]:
         """What the network is."""
-        return describe(network)
+        return {**network.weights, "training_images": len(network.memory.X) if network.memory else 0}
 
     def health() -> dict[str, str]:
         """Says that the server is there."""
@@ -241,10 +226,11 @@ def make_app(network: Network, key: str | None) -> FastAPI:
     app = FastAPI(title="What does the image show?", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.add_middleware(BaseHTTPMiddleware, dispatch=add_headers)
     locks = [Depends(check_key)] if key else []
-    app.add_api_route("/api/network", describe_network, dependencies=locks, responses=errors(401))
-    app.add_api_route("/api/health", health, dependencies=locks, responses=errors(401))
-    options = {"responses": errors(*ERRORS), "openapi_extra": describe_body()}
-    app.add_api_route("/api/predict", predict, methods=["POST"], dependencies=locks, **options)
+    options = {"dependencies": locks, "responses": errors(401)}
+    app.add_api_route("/api/network", describe_network, response_model=Description, **options)
+    app.add_api_route("/api/health", health, **options)
+    options = {"dependencies": locks, "responses": errors(*ERRORS), "openapi_extra": describe_body()}
+    app.add_api_route("/api/predict", predict, methods=["POST"], **options)
     for path, file in FILES.items():
         app.add_route(path, lambda request, file=file: FileResponse(file))
     return app
@@ -266,13 +252,15 @@ def serve(app: FastAPI, listener: socket.socket, stop: Callable[[], Awaitable[ob
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns its exit status: 0 once it is stopped, 1 for an error."""
+    """The command. Returns its exit status: 0 once it is stopped, 1 for an error; argparse ends with 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--dataset", default="mnist", help="what it was trained on: a name or a path")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="the network, if not the one of --dataset")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen; 0.0.0.0 is every address of this machine")
     parser.add_argument("--port", type=int, default=8000, help="from 1 to 65535; 0 takes any that is free")
     options = parser.parse_args(arguments)
+    if not 0 <= options.port < 2**16:
+        parser.error(f"--port must be from 0 to 65535, got {options.port}")
     key = os.environ.get("DIGIT_API_KEY")
     try:
         if key is not None and not re.fullmatch(KEY, key):
@@ -284,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     host = f"[{options.host}]" if ":" in options.host else options.host
     try:
         listener = listen(options.host, options.port)
-    except (OSError, OverflowError, UnicodeError) as error:
+    except (OSError, UnicodeError) as error:
         place = printable(f"{host}:{options.port}: {error}")
         print(f'demo.app: cannot listen at {place}; name another: make demo ARGS="--port 8001"', file=sys.stderr)
         return 1
