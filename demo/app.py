@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import IO
 
 import fastapi_offline
 import hypercorn.asyncio
@@ -59,9 +59,6 @@ MAX_SECONDS = 30.0  # for a body to arrive
 HEADER_SECONDS = 5.0  # for a header to arrive, after the connection or the answer before
 SPOOLED = 100_000  # bytes of a body kept in memory while it arrives; more go to a temporary file
 FAINT = 0.1  # levels that differ by less show no ink
-KEY = r"[!-~]+"  # what can stand in a header
-
-Answers: TypeAlias = Answer | Prediction | list[Answer] | list[Prediction]
 USAGE = f"the body must be an image or {JSON}; with curl: --data-binary @photo.png -H 'Content-Type: image/png'"
 
 HEADERS = {
@@ -199,7 +196,7 @@ def make_app(network: Network, key: str | None) -> FastAPI:
         except ImageError as error:
             raise HTTPException(422, str(error)) from error
 
-    async def predict(request: Request, detail: str = "") -> Answers:
+    async def predict(request: Request, detail: str = "") -> Answer | Prediction | list[Answer] | list[Prediction]:
         """Reads an image: 784 numbers in [0, 1], row by row, 0 for the ground and 1 for ink; or an image file.
 
         detail=network tells how the network comes to its answer.
@@ -263,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--port must be from 0 to 65535, got {options.port}")
     key = os.environ.get("DIGIT_API_KEY")
     try:
-        if key is not None and not re.fullmatch(KEY, key):
+        if key is not None and not re.fullmatch(r"[!-~]+", key):  # what can stand in a header
             raise ValueError("DIGIT_API_KEY must be one or more letters, digits or signs of ASCII; unset it for no key")
         app = make_app(read_network(options.weights or weights_path(options.dataset)), key)
     except (OSError, ValueError) as error:

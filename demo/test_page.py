@@ -316,11 +316,14 @@ def test_a_phone_on_its_side_shows_pad_and_answer(url: str, visit: Visit, width:
 
 
 @pytest.mark.parametrize(("width", "height"), [(375, 812), (844, 390)])
-def test_what_is_tapped_is_44_pixels_large(url: str, visit: Visit, width: int, height: int) -> None:
+def test_what_is_tapped_is_44_pixels_large_and_tells(url: str, visit: Visit, width: int, height: int) -> None:
     page = visit(url, width, touch=True, height=height)
     for target in page.locator("button, #pen, #bars li").all():
         box = target.bounding_box()
         assert box and box["height"] >= 44 and box["width"] >= 44, target
+    draw(page, DIGITS["5"])
+    page.tap("#bars li:nth-child(4)")
+    expect(page.locator("#because")).to_have_text(re.compile("^3: "))
 
 
 def test_lines_begin_at_their_pixels_and_lie_upon_them(page: Page) -> None:
@@ -359,13 +362,6 @@ def test_a_class_and_a_unit_tell_what_speaks_for_them(page: Page) -> None:
     expect(because).to_be_empty()
     page.focus("#bars li:nth-child(4)")
     expect(because).to_have_text(re.compile("^3: "))
-
-
-def test_a_class_is_tapped(url: str, visit: Visit) -> None:
-    page = visit(url, 375, touch=True)
-    draw(page, DIGITS["5"])
-    page.tap("#bars li:nth-child(4)")
-    expect(page.locator("#because")).to_have_text(re.compile("^3: "))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -65,11 +65,13 @@ def test_show_saves_the_stages(folder: Path, capsys: pytest.CaptureFixture[str])
         assert stages.size == (960, 320)
 
 
-def test_clothes_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["one.png", "--dataset", "fashion-mnist"]) == 0
-    assert "Ankle boot   69.1% ####" in capsys.readouterr().out
-    assert main(["one.png", "--weights", "weights/fashion-mnist.pkl"]) == 0
-    assert "Ankle boot   69.1% ####" in capsys.readouterr().out
+def test_weights_are_found_by_name_file_and_path(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keep(Path("weights/my_letters.pkl"), constant(1), dataset="my/letters")
+    clothes = "Ankle boot   69.1% ####"
+    told = {"--dataset fashion-mnist": clothes, "--weights weights/fashion-mnist.pkl": clothes}
+    for flags, answer in {**told, "--dataset my/letters/": "\nb\n"}.items():
+        assert main(["one.png", *flags.split()]) == 0
+        assert answer in capsys.readouterr().out
 
 
 def test_what_cannot_be_read_is_told_and_the_rest_is_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,12 +110,6 @@ def test_other_weights_are_refused(params: nn.Params, changes: dict[str, object]
         load_network(path)
 
 
-def test_weights_of_ones_own_samples_are_found_by_their_path(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    keep(Path("weights/my_letters.pkl"), constant(1), dataset="my/letters")
-    assert main(["one.png", "--dataset", "my/letters/"]) == 0
-    assert "\nb\n" in capsys.readouterr().out
-
-
 def test_weights_of_a_stranger_print_no_control_characters(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = keep(folder / "loud.pkl", constant(1), classes=[f"{k}\x1b[31m\n" for k in range(10)])
     assert main(["one.png", "--weights", str(path)]) == 0
@@ -131,9 +127,8 @@ def test_names_of_files_print_no_control_characters(folder: Path, capsys: pytest
     out, err = capsys.readouterr()
     assert "\x1b" not in out + err
     shown = "my photo (1) & [2]'s $x  [31m.png"
-    assert (
-        out.startswith(f"stages: {shown}.stages.png\n{shown}\n") and err == "bad  [2J.png: No such file or directory\n"
-    )
+    assert out.startswith(f"stages: {shown}.stages.png\n{shown}\n")
+    assert err == "bad  [2J.png: No such file or directory\n"
 
 
 def test_draw_has_a_line_for_each_row() -> None:
