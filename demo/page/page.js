@@ -8,7 +8,7 @@ const percent = p => (p > .9995 ? "> 99.9" : (100 * p).toFixed(1)) + "\u00a0%";
 const LARGE = 1024;  // the long side of a photo that is sent, in pixels
 let drawings = [{strokes: JSON.parse(sessionStorage.getItem("strokes") ?? "[]")}], shown = 0;
 let version = 0;  // a new one begins where the answer to the one before is no longer of use
-let network = null, answer = null, trouble = "", chosen = "";  // chosen: the unit whose sum is explained, as "layer/unit"
+let network = null, answer = null, trouble = "", chosen = "";  // chosen: "layer/unit", whose sum is explained
 
 const drawing = () => drawings[shown];
 const isEmpty = () => !drawing().photo && !drawing().strokes.length;
@@ -171,10 +171,10 @@ function showNetwork(known) {
   $("network").textContent = `${network.layers.join(" – ")} units · ${network.activation} · ${accuracy}`;
   $("of").textContent = `of ${network.training_images.toLocaleString("en")}, ` +
     (network.layers.length > 2 ? "as the last hidden layer sees them" : "pixel by pixel");
-  const last = network.layers.length - 1, name = (n, l) => l ? `${n} units` : "what it sees, 28\u00a0×\u00a028";
+  const last = network.layers.length - 1, label = (n, l) => l ? `${n} units` : "what it sees, 28\u00a0×\u00a028";
   const cells = (n, l) => Array.from({length: n}, (_, k) => `<i data-unit="${l}/${k}"></i>`).join("");
   $("net").innerHTML = network.layers.map((n, l) =>
-    `<div data-name="${name(n, l)}">${l ? cells(n, l) : '<canvas id="image"></canvas>'}</div>`).join("");
+    `<div data-name="${label(n, l)}">${l ? cells(n, l) : '<canvas id="image"></canvas>'}</div>`).join("");
   $("bars").innerHTML = network.classes.map((_, k) =>
     `<li tabindex="0" data-unit="${last}/${k}"><span></span><span class="bar"><i></i></span><b></b></li>`).join("");
   network.classes.forEach((name, k) => {
@@ -228,7 +228,7 @@ for (const name of ["pointermove", "pointerdown", "focusin"]) addEventListener(n
 
 const isNarrow = () => getComputedStyle($("net")).flexDirection === "column";
 
-function paint(canvas, pixels) {
+function paint(canvas, pixels) {  // 784 of them, in [0, 1]; returns the canvas
   const context = canvas.getContext("2d");
   canvas.width = canvas.height = 28;  // and it is blank
   context.fillStyle = getComputedStyle(document.body).color;
@@ -247,7 +247,7 @@ function fit(layer) {  // a hidden layer's units into lines that fill its share 
   layer.style.setProperty("--lines", Math.ceil(n / deep));
 }
 
-function showUnits(layer, outputs, largest) {
+function showUnits(layer, outputs, largest) {  // each lit by its share of the largest output
   for (const [k, cell] of [...layer.children].entries()) {
     const level = (outputs[k] ?? 0) / largest;
     cell.style.setProperty("--level", `${100 * Math.abs(level) ** .8}%`);
@@ -255,12 +255,12 @@ function showUnits(layer, outputs, largest) {
   }
 }
 
-function boxOf(element) {
+function boxOf(element) {  // in the coordinates of the lines
   const {x, y, width, height} = element.getBoundingClientRect(), figure = $("lines").getBoundingClientRect();
   return {x: x - figure.x, y: y - figure.y, width, height};
 }
 
-function centre(l, unit) {
+function centre(l, unit) {  // of a unit of layer l, or of a pixel where l is 0
   const {x, y, width, height} = boxOf($("net").children[l].children[l ? unit : 0]);
   const [column, row, side] = l ? [0, 0, 1] : [unit % 28, Math.floor(unit / 28), 28];
   return [x + (column + .5) * width / side, y + (row + .5) * height / side];
@@ -280,15 +280,15 @@ function drawConnections(all, l) {  // the strongest from layer l to the next, w
 }
 
 function drawNetwork() {
-  const [, ...layers] = $("net").children, last = layers.pop(), connections = answer?.connections ?? [];
+  const [, ...hidden] = $("net").children, last = hidden.pop();
   paint($("image"), answer?.image ?? []);
-  layers.forEach((layer, l) => {
+  hidden.forEach((layer, l) => {
     const outputs = answer?.activations[l] ?? [];
     fit(layer);
     showUnits(layer, outputs, Math.max(1e-6, ...outputs.map(Math.abs)));
   });
   showUnits(last, answer?.probabilities ?? [], 1);
-  $("lines").innerHTML = connections.map(drawConnections).join("");
+  $("lines").innerHTML = (answer?.connections ?? []).map(drawConnections).join("");
 }
 
 function render() {
