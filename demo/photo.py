@@ -112,7 +112,7 @@ def first_that_shows(image: Image.Image, frames: int) -> Floats:
     shown = None
     for frame in islice(ImageSequence.Iterator(image), frames):
         rgb = lay_on_ground(*reduce(frame))
-        if np.ptp(rgb, axis=(0, 1)).max() > 0.05:
+        if max(map(np.ptp, cv2.split(rgb))) > 0.05:
             return rgb
         shown = rgb if shown is None else shown
     assert shown is not None
@@ -139,8 +139,10 @@ def reduce(image: Image.Image) -> tuple[Floats, Floats]:
 
 def lay_on_ground(rgb: Floats, alpha: Floats) -> Floats:
     """The colours on an opaque ground: the paper's own under holes in it, else black or white, what differs more."""
+    if alpha.min() == 1:
+        return rgb
     opaque = rgb[alpha[..., 0] > 0.5]
-    if alpha.min() == 1 or not len(opaque):
+    if not len(opaque):
         return rgb * (alpha > 0)
     ground = np.median(opaque, axis=0)
     if alpha.mean() < 0.5 or opaque.std(axis=0).max() < 0.05:  # the opacity alone shows something
