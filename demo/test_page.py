@@ -348,7 +348,7 @@ def test_a_class_and_a_unit_tell_what_speaks_for_them(page: Page) -> None:
     draw(page, DIGITS["5"])
     page.hover("#bars li:nth-child(4)")
     number = r"([+−]\d+\.\d\d)"
-    told = f"^3: {number} for, {number} against, bias {number}: {number}, where 5 has {number}; that makes 0.0\\s%.$"
+    told = f"^3: {number} for, {number} against, bias {number}: {number}, where 5 has {number}; that makes 0\\..\\s%.$"
     expect(because).to_have_text(re.compile(told))
     found = re.match(told, because.inner_text())
     assert found
