@@ -56,7 +56,7 @@ ACTIVATIONS: dict[str, Activation] = {  # f of Z, and its derivative of Z and A 
 
 
 def one_hot(Y: Labels, K: int, smoothing: float = 0.0, dtype: DTypeLike = np.float32) -> Array:
-    """Labels (N,) to targets (N, K): smoothing, in 0..1, is spread over all K, the rest is the label's."""
+    """Labels (N,) to targets (N, K): 1 - smoothing for the label and smoothing / K for all alike; smoothing in 0..1."""
     Y = np.asarray(Y)
     if Y.ndim != 1 or Y.dtype.kind not in "iu" or ((Y < 0) | (Y >= K)).any() or not 0 <= smoothing <= 1:
         raise ValueError(f"labels must be integers (N,) in 0..{K - 1}, smoothing in 0..1, got {Y!r:.200}, {smoothing}")

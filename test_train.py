@@ -501,7 +501,7 @@ def test_weights_of_something_else_are_not_scored(command: Command) -> None:
 
 @each(("flags", "loss", "place", "rate"), [
     ("--optimizer sgd --learning-rate 1e30 --activation leaky_relu", "nan", "epoch 1, step [23]", "1e+29"),
-    ("--optimizer sgd --learning-rate 1e30 --batch-size 0", r"\d\S+", "epoch 1, step 1", "1e+29"),  # nor their norm
+    ("--optimizer sgd --learning-rate 1e30 --batch-size 0", r"\d\S+", "epoch 1, step 1", "1e+29"),  # norm overflows
     ("--learning-rate 1e10 --layers 784 64 32 10", r"\d\S+", "epoch 1, step 4", "1e+09"),  # the moments are not finite
 ])  # fmt: skip
 def test_a_run_that_diverges_stops_with_its_place_and_a_lower_rate(

@@ -48,7 +48,7 @@ class Config:
     activation: str = flag("relu", "of every hidden layer", choices=nn.ACTIVATIONS)
     init: str = flag("by activation", "the distribution that weights are drawn from", choices=nn.INITS)
     loss: str = flag("cross_entropy", "on softmax, or the squared error on sigmoid outputs", choices=nn.LOSSES)
-    label_smoothing: float = flag(0.05, "share of a target that is spread over all classes", high=1)
+    label_smoothing: float = flag(0.05, "share of each target that all classes have alike", high=1)
     optimizer: str = flag("adam", "what makes updates of gradients", choices=nn.OPTIMIZERS)
     learning_rate: float = flag(0.006, "of a step, at its highest", low=1e-30)
     schedule: str = flag("linear", "how the learning rate goes from step to step", choices=SCHEDULES)

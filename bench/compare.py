@@ -25,15 +25,15 @@ ROWS = {
     "784-16-16-10, one by one, SGD, 6,000 samples": Work((784, 16, 16, 10), "sgd", 1, 0.0005, 6_000, "µs a step"),
     "784-128-64-10, predict one image": Work(SMALL, "sgd", 128, 0.1, unit="µs an image"),
 }
-By: TypeAlias = dict[str, float]  # a figure of each framework
+Figures: TypeAlias = dict[str, float]  # one of each framework
 
 
-def measure(work: Work, names: Sequence[str], turns: int, dataset: str) -> tuple[By, By]:
+def measure(work: Work, names: Sequence[str], turns: int, dataset: str) -> tuple[Figures, Figures]:
     """The median time of each framework in the unit, and the test accuracy of all but the bound, in [0, 1]."""
     with contextlib.ExitStack() as stack:
         processes = {name: stack.enter_context(own_process()) for name in names}
 
-        def ask(question: Callable[[str, Work, str], float], names: Sequence[str]) -> By:
+        def ask(question: Callable[[str, Work, str], float], names: Sequence[str]) -> Figures:
             return {name: processes[name].submit(question, name, work, dataset).result() for name in names}
 
         times = [ask(UNITS[work.unit], names) for _ in range(1 + turns)][1:]
