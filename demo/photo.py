@@ -32,6 +32,7 @@ DIGIT = 20  # long side of a digit in it
 STROKE = 2.8, 3.2  # the mean widths of strokes that are left alone; MNIST's lie between 1.7 and 3.9, 90 in 100
 FINE = 8  # times DIGIT is the long side of a digit while its strokes are measured
 WORK, SURFACE, COARSE = 640, 160, 128  # longest sides: at all, to find the surface, its light
+LEAST = 56  # the long side of an image that is looked at; in smaller ones thin strokes would break
 EDGE = 13  # the change of colour between neighbours that parts two regions, in CIELAB
 SMALL = 6  # the shortest side in which a digit is looked for
 CONTRAST = 9.0  # in CIELAB; below it nothing is ink
@@ -267,6 +268,7 @@ def find_ink(rgb: Floats) -> Floats:
     """The ink of the one digit that the image shows, whatever the light. ImageError for none, or several."""
     if min(rgb.shape[:2]) < SMALL:
         raise ImageError("there is no ink in the image: it is too small or too narrow")
+    rgb = np.clip(resize(rgb, fit(rgb, max(LEAST, *rgb.shape[:2])), cv2.INTER_CUBIC), 0, 1)
     lab, surface = find_surface(cv2.cvtColor(rgb, cv2.COLOR_RGB2Lab))
     contrast = ink_contrast(lab, surface)
     low, middle = (float(v) for v in np.percentile(contrast[surface > 0], (5, 30)))  # of the paper: its noise
@@ -499,7 +501,7 @@ def even_strokes(ink: Floats) -> Floats:
     """The digit with its long side FINE * DIGIT, its strokes thickened or thinned towards the widths of STROKE."""
     how = cv2.INTER_AREA if max(ink.shape) > FINE * DIGIT else cv2.INTER_CUBIC
     ink = np.clip(resize(ink, fit(ink, FINE * DIGIT), how), 0, 1)
-    width = stroke_width(ink) / FINE
+    width = stroke_width(cv2.GaussianBlur(ink, (0, 0), FINE / 4)) / FINE  # noise is no edge of a stroke
     change = min(max(width, STROKE[0]), STROKE[1]) - width
     radius = round(FINE * abs(change) / 2)
     ink = np.pad(ink, radius + 1)
