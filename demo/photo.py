@@ -316,16 +316,23 @@ def find_level(f: Floats, on: NDArray[np.bool_]) -> Floats:
     """One channel of the paper's colour: the lower of two closings, which fill what is narrower than a third of f.
 
     One is of f, which is exact in a shadow with an edge, one of what f differs from a parabola, which is exact where
-    the light falls off. Ink is rarer than paper: it lies further from the mean about it, on one side.
+    the light falls off. Ink is rarer than paper, which makes what f differs from the mean about it skew towards ink: at
+    two scales, as a strip of light in a shadow does so, too, at one.
     """
     radius = max(1, max(f.shape) // 6)
     filled = np.sqrt(np.where(on, f, np.median(f[on])))  # the square root evens out light and shadow
     wide = np.pad(filled, max(f.shape) // 8, "edge")
-    sign = -1 if np.mean((wide - cv2.GaussianBlur(wide, (0, 0), max(f.shape) / 5)) ** 3) > 0 else 1
+    beyond_mean = (wide - cv2.GaussianBlur(wide, (0, 0), max(f.shape) / n) for n in (5, 15))
+    sign = -1 if sum(map(skewness, beyond_mean)) > 0 else 1
     f = f * sign
     smooth = fit_parabola(f, on)
     closed = np.minimum(close(f, on, radius) - smooth, close(f - smooth, on, radius))
     return as_floats(sign * (smooth + cv2.GaussianBlur(closed, (0, 0), radius / 3)))
+
+
+def skewness(f: Floats) -> float:
+    """The third moment about 0, over the second to the power of 3/2."""
+    return float(np.mean(f**3) / max(float(np.mean(f**2)) ** 1.5, 1e-12))
 
 
 def close(f: Floats, on: NDArray[np.bool_], radius: int) -> Floats:

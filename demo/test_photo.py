@@ -347,6 +347,13 @@ def test_the_digit_is_found_in_the_scene(name: str) -> None:
     assert far(read(SCENES[name]), read(drawn())) < 30
 
 
+@pytest.mark.parametrize("seed", [26, 149])  # which throw such a shadow
+def test_a_strip_of_light_between_a_dark_table_and_a_shadow_is_no_ink(seed: int) -> None:
+    X = read(drawn(FOUR, width=5))
+    content = CONDITIONS["paper on a dark table"](X.astype(np.uint8), np.random.default_rng(seed))
+    assert far(read_file(content), X) < 40
+
+
 def test_a_slash_in_a_zero_is_part_of_it() -> None:
     sheet = Image.new("L", (300, 300), 255)
     draw = ImageDraw.Draw(sheet)
