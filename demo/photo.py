@@ -316,8 +316,8 @@ def find_level(f: Floats, on: NDArray[np.bool_]) -> Floats:
     """One channel of the paper's colour: the lower of two closings, which fill what is narrower than a third of f.
 
     One is of f, which is exact in a shadow with an edge, one of what f differs from a parabola, which is exact where
-    the light falls off. Ink is rarer than paper, which makes what f differs from the mean about it skew towards ink: at
-    two scales, as a strip of light in a shadow does so, too, at one.
+    the light falls off. Ink is rarer than paper, so what f differs from the mean about it is skewed towards it.
+    Two scales have a say, as at the wide one alone a strip of light beside a shadow can pass for ink.
     """
     radius = max(1, max(f.shape) // 6)
     filled = np.sqrt(np.where(on, f, np.median(f[on])))  # the square root evens out light and shadow
