@@ -425,7 +425,7 @@ def test_make_runs_on_one_thread_unless_the_user_says_more(given: str, threads: 
     ("--evaluate", f"there are no weights at {WEIGHTS}; to make them: make train"),
     ("--layers 784 400000000000 10", "Unable to allocate"),
     ("--weights data/mnist/t10k-labels-idx1-ubyte/w.pkl", "cannot write data/mnist/t10k-labels-idx1-ubyte/w"),
-    ("--weights data", "cannot write data: "),
+    ("--weights data", "cannot write data: "), ("--weights .", "cannot write .: "),
     ("--evaluate --weights data/mnist/t10k-labels-idx1-ubyte", "t10k-labels-idx1-ubyte does not hold weights"),
 ])  # fmt: skip
 def test_an_error_is_one_line_and_exit_status_1(command: Command, flags: str, message: str) -> None:
@@ -443,7 +443,7 @@ def test_an_error_is_one_line_and_exit_status_1(command: Command, flags: str, me
     ("--learning-rate 0", "must lie in 1e-30..1e+30, got 0"), ("--learning-rate nan", "got nan"),
     ("--learning-rate inf", "got inf"), ("--weight-decay -0.1", "--weight-decay must lie in 0..1, got -0.1"),
     ("--weight-decay 1.5", "got 1.5"), ("--label-smoothing -0.1", "--label-smoothing must lie in 0..1, got -0.1"),
-    ("--min-accuracy high", "'high'"), ("--min-accuracy 98", "0..1, got 98"), ("--augment rotation", "'rotation'"),
+    ("--min-accuracy high", "'high'"), ("--min-accuracy 98", "0..1, got 98"), ("--augment shift", "NAME=VALUE"),
     ("--layers 784", "must go from 784 to 10, the pixels and classes, got [784]"), ("--layers 784 5", "[784, 5]"),
     ("--layers 784 0 10", "classes, got [784, 0, 10]"), ("--layers 700 10", "got [700, 10]"),
     ("--augment twist=1", "must give numbers in 0..1000 to some of rot"), ("--augment shift=-1", "got 'shift=-1'"),
@@ -480,9 +480,14 @@ def test_ones_own_samples_are_trained_on_and_what_is_read_is_written(command: Co
     failed(command, "leave out --validation", *flags, "--predictions", "read.csv", "--validation")
 
 
-def test_help_names_every_flag(command: Command) -> None:
-    status, out, _ = command("--help")
-    assert status == 0 and all(f"--{name.replace('_', '-')}" in out for name in train.Config.__annotations__)
+def test_a_network_of_another_shape_replaces_no_weights(command: Command) -> None:
+    command()
+    before = WEIGHTS.read_bytes(), CHECKPOINT.read_bytes()
+    failed(command, f"{WEIGHTS} holds a network of layers [784, 8, 10]; name other --weights", "--layers", "784", "10")
+    assert (WEIGHTS.read_bytes(), CHECKPOINT.read_bytes()) == before
+    assert command("--seed", "1")[0] == 0 and WEIGHTS.read_bytes() != before[0]
+    WEIGHTS.write_bytes(b"no weights")
+    assert command("--layers", "784", "10")[0] == 0 and load_weights(WEIGHTS)["layers"] == [784, 10]
 
 
 def test_weights_of_something_else_are_not_scored(command: Command) -> None:

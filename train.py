@@ -26,7 +26,7 @@ from data.flags import flag, parse_flags, printable
 from data.formats import save_predictions
 from data.load import Dataset, Sets, is_same, load_measured, load_sets, parse_dataset, scale_pixels, weights_name
 from data.progress import tqdm
-from data.weights import load_weights, save_weights
+from data.weights import check_replaceable, load_weights, save_weights
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -43,26 +43,26 @@ SCHEDULES: dict[str, Callable[[float], float]] = {  # progress from 0 to 1 -> fa
 class Config:
     """The flags; their defaults were chosen on the validation set, for about ten seconds of training."""
 
-    dataset: str = flag("mnist", "digits or clothes; or a path to one's own", type=parse_dataset)
+    dataset: str = flag("mnist", "mnist, fashion-mnist or a path to one's own", type=parse_dataset)
     layers: list[int] = flag([PIXELS, 256, 128, 0], "units; a last 0 stands for the classes", type=int, nargs="+")
     activation: str = flag("relu", "of every hidden layer", choices=nn.ACTIVATIONS)
     init: str = flag("by activation", "the distribution that weights are drawn from", choices=nn.INITS)
     loss: str = flag("cross_entropy", "on softmax, or the squared error on sigmoid outputs", choices=nn.LOSSES)
-    label_smoothing: float = flag(0.05, "share of each target that all classes have alike", high=1)
-    optimizer: str = flag("adam", "what makes updates of gradients", choices=nn.OPTIMIZERS)
-    learning_rate: float = flag(0.006, "of a step, at its highest", low=1e-30)
+    label_smoothing: float = flag(0.05, "share of each target that is spread evenly over all classes", high=1)
+    optimizer: str = flag("adam", "update rule", choices=nn.OPTIMIZERS)
+    learning_rate: float = flag(0.006, "the peak of the schedule", low=1e-30)
     schedule: str = flag("linear", "how the learning rate goes from step to step", choices=SCHEDULES)
-    weight_decay: float = flag(0.0, "share of the parameters taken off a step, times the learning rate", high=1)
-    batch_size: int = flag(256, "samples a step; 0 is all of them")
+    weight_decay: float = flag(0.0, "decoupled, as in AdamW", high=1)
+    batch_size: int = flag(256, "samples per step; 0 is all of them")
     epochs: int = flag(10, "passes over the training set", low=1)
-    samples: int = flag(0, "train on the first so many alone; 0 is all of them")
-    augment: dict[str, float] = flag({}, "NAME=VALUE,... (data/augment.py), or none", type=parse_strengths)
+    samples: int = flag(0, "train on so many of the training samples; 0 is all of them")
+    augment: dict[str, float] = flag({}, "none, or NAME=VALUE,... over the usual ones", type=parse_strengths)
     seed: int = flag(0, "of the weights, the order and the augmentation")
     validation: bool = flag(False, "keep the last sixth of the training set to measure on", action="store_true")
-    weights: Path = flag(Path("weights/DATASET.pkl"), "where they are kept")
+    weights: Path = flag(Path("weights/DATASET.pkl"), "where they are saved; DATASET stands for its name")
     resume: bool = flag(False, "go on from the last epoch of a run that was stopped", action="store_true")
     evaluate: bool = flag(False, "score the weights as they are, without training", action="store_true")
-    predictions: str | None = flag(None, "write what the weights read in the test set to this CSV file", type=str)
+    predictions: str | None = flag(None, "predict the test set into this CSV file; implies --evaluate", type=str)
     min_accuracy: float = flag(0.0, "exit with status 1 below it", high=1)
 
     def __post_init__(self) -> None:
@@ -125,17 +125,16 @@ def start(config: Config) -> tuple[Sets, Checkpoint]:
 
     A last 0 in layers becomes the number of classes. ArgumentTypeError for unfit layers, OSError for unfit paths.
     """
-    for path in config.weights, checkpoint_path(config.weights):
-        check_writable(path)
+    check_writable(config.weights)
+    check_writable(checkpoint_path(config.weights))
     sets = load_sets(config.dataset, config.validation, config.samples)
     K = len(sets.classes)
     config.layers = [*config.layers[:-1], config.layers[-1] or K]
     if (config.layers[0], config.layers[-1]) != (PIXELS, K) or 0 in config.layers:
         raise ArgumentTypeError(f"--layers must go from {PIXELS} to {K}, the pixels and classes, got {config.layers}")
     params = nn.init_params(config.layers, nn.INITS[config.init], np.random.default_rng(config.seed))
-    state = nn.init_state(params, nn.OPTIMIZERS[config.optimizer])
     flags = {**config.hyperparameters(), "classes": list(sets.classes)}
-    fresh = Checkpoint(state=state, epoch=0, seconds=0.0, config=flags)
+    fresh = Checkpoint(state=nn.init_state(params, nn.OPTIMIZERS[config.optimizer]), epoch=0, seconds=0.0, config=flags)
     return sets, load_checkpoint(checkpoint_path(config.weights), fresh) if config.resume else fresh
 
 
@@ -167,21 +166,22 @@ def train(config: Config, comm: "MPI.Comm | None") -> int:
     """Trains and keeps the weights, with a checkpoint an epoch; rank 0 alone reads, writes and prints. Exit status."""
     rank = comm.rank if comm else 0
     sent = (*start(config), config) if rank == 0 else None
+    if sent and not config.resume:
+        check_replaceable(config.weights, config.layers)
     (data, (X, Y), which, _), run, config = comm.bcast(sent) if comm else cast(tuple[Sets, Checkpoint, Config], sent)
     state, seconds, started = cast(nn.State, run["state"]), run["seconds"], time.perf_counter()
+    score: Callable[[], float] = lambda: nn.get_accuracy(predict(state["params"], config.activation, X), Y)
     for epoch in range(run["epoch"] + 1, config.epochs + 1):
         state = train_epoch(config, data, state, epoch, comm)
         if rank == 0:
             seconds = run["seconds"] + time.perf_counter() - started
             save_checkpoint(checkpoint_path(config.weights), run | {"state": state, "epoch": epoch, "seconds": seconds})
-            accuracy = nn.get_accuracy(predict(state["params"], config.activation, X), Y)
-            shown = f"  validation {accuracy:.2%}" if which == "validation" else ""
+            shown = f"  validation {score():.2%}" if which == "validation" else ""
             line = f"epoch {epoch:3}/{config.epochs}  loss {state['loss']:.4f}{shown}  {seconds:6.1f} s"
             print(f"{line}  {seconds / epoch * (config.epochs - epoch):5.0f} s left", flush=True)
     if rank > 0:
         return 0
-    accuracy = nn.get_accuracy(predict(state["params"], config.activation, X), Y)
-    trained = {"params": state["params"], "accuracy": accuracy, "measured_on": which}
+    trained = {"params": state["params"], "accuracy": (accuracy := score()), "measured_on": which}
     save_weights(config.weights, {**run["config"], **trained})
     return report(which, accuracy, len(Y), seconds, config.min_accuracy)
 
@@ -232,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("train.py:", printable(error), file=sys.stderr)  # it may quote a file
         return 2 if isinstance(error, ArgumentTypeError) else 1
     except SystemExit:
-        kept = checkpoint_path(config.weights).exists()
+        kept = checkpoint_path(config.weights).exists() and not config.evaluate
         how = "the same command with --resume goes on from the last whole epoch" if kept else "no epoch was done"
         print(f"train.py: stopped; {how}", file=sys.stderr)
         raise

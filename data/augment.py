@@ -48,7 +48,10 @@ def parse_strengths(text: str) -> dict[str, float]:
     """A flag's type: strengths by name, as in rotation=10,shift=2, or none of any."""
     if text == "none":
         return Strengths()._asdict()
-    values = {name: float(value) for name, value in (pair.split("=") for pair in text.split(","))}
+    try:
+        values = {name: float(value) for name, value in (pair.split("=") for pair in text.split(","))}
+    except ValueError:
+        raise ArgumentTypeError(f"must be NAME=VALUE,... as in rotation=10,shift=2, or none, got {text!r}") from None
     if not values.keys() <= set(Strengths._fields) or not all(0 <= value <= 1000 for value in values.values()):
         known = ", ".join(Strengths._fields)
         raise ArgumentTypeError(f"must give numbers in 0..1000 to some of {known}, got {text!r}")

@@ -34,7 +34,7 @@ def parse_dataset(text: str) -> str:
         return text
     try:
         if text and (path.exists() or any(path.parent.glob(f"{glob.escape(path.name)}*"))):
-            return str(path)
+            return str(path.resolve() if str(path) in DATASETS else path)
     except OSError as error:
         raise ArgumentTypeError(f"cannot be read: {error.strerror}, {text[:200]!r}") from None
     raise ArgumentTypeError(f"must be {', '.join(DATASETS)} or a path to one's own samples, got {text!r}")
@@ -75,7 +75,7 @@ def load_named(dataset: str, split: str, classes: Sequence[str]) -> tuple[Datase
 
 
 def load_sets(dataset: str, validation: bool = False, samples: int = 0, classes: Sequence[str] = ()) -> Sets:
-    """The training set, or its first samples, and the test set; or what is left of the one without its last, and these.
+    """The training set, or its first samples, and the test set; with validation, its first five sixths and its last.
 
     validation: whether to measure on the last sixth of the training set, as is done where there are no test labels.
     One's own samples, where some are set apart, are shuffled first, each time alike, as they may be sorted by class.

@@ -103,6 +103,17 @@ def test_a_path_is_a_folder_or_a_file_or_how_names_begin(tmp_path: Path, name: s
     assert np.array_equal(load(dataset, "test")[1], made_up(7)[1])
 
 
+def test_a_folder_that_is_called_as_a_published_dataset_is_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mnist").mkdir()
+    write_npz(tmp_path / "mnist" / "mnist.npz")
+    for name in "./mnist", "mnist/":
+        assert np.array_equal(load(parse_dataset(name), "test")[1], made_up(7)[1])
+    assert parse_dataset("mnist") == "mnist"
+
+
 def test_one_of_several_datasets_is_named_by_how_its_files_begin(tmp_path: Path) -> None:
     write_idx(tmp_path, "emnist-letters-{split}-{kind}-idx{axes}-ubyte")
     write_idx(tmp_path, "emnist-digits-{split}-{kind}-idx{axes}-ubyte")

@@ -1,6 +1,7 @@
 """Weights on disk: trained parameters with what is needed to use them."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TypedDict, cast
 
@@ -48,6 +49,14 @@ def check_weights(tree: Mapping[str, object]) -> Weights:
 def save_weights(path: Path, weights: Mapping[str, object]) -> None:
     """Writes Weights, and any hyperparameters beside. ValueError for what load_weights would refuse."""
     save_tree(path, cast(Mapping[str, object], check_weights(weights)))
+
+
+def check_replaceable(path: Path, layers: list[int]) -> None:
+    """FileExistsError where path holds weights of other layers: an experiment does not replace what may be better."""
+    with suppress(FileNotFoundError, ValueError):  # nothing that can be used
+        saved = load_weights(path)["layers"]
+        if saved != layers:
+            raise FileExistsError(f"{path} holds a network of layers {saved}; name other --weights, or remove it")
 
 
 def load_weights(path: Path | str) -> Weights:
