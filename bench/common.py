@@ -1,6 +1,5 @@
 """What the measurements share: the machine in one line, tables in Markdown, and train.py in a process of its own."""
 
-import math
 import os
 import platform
 import re
@@ -57,8 +56,8 @@ def print_installed(tools: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def number(value: float) -> str:
-    """Three digits; a dash for NaN."""
-    return "–" if math.isnan(value) else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+    """Three digits, or all before the point."""
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
 def line(*cells: str | float) -> str:

@@ -152,11 +152,10 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=5, help="that count, after the cold one")
-    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS), help="beside ours")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", cores())
-    names = print_installed({name: tool.packages for name, tool in TOOLS.items() if name in (OURS, *options.tools)})
+    names = print_installed({name: tool.packages for name, tool in TOOLS.items()})
     print(header("tool", "lines of code", "MB installed"))
     for name in names:
         size = sum(path.stat().st_size for path in installed_files(TOOLS[name].packages)) / 1e6

@@ -150,12 +150,6 @@ def print_model(measured: Mapping[Job, Step]) -> None:
     misses = [abs(errors[job]) for job in known]
     print(f"error on the {len(known)} jobs it was fitted to: {statistics.median(misses):.0%} (median)")
     print(f"error on width {unseen.width}, batch {unseen.batch}, {unseen.rate} Mbit/s, unseen: {errors[unseen]:+.1%}")
-    print("\nPredicted efficiency, the speed of p ranks over p times that of one:")
-    counts = [2**k for k in range(1, 8)]
-    print(header("width", "batch", "Mbit/s", *(f"{p} ranks" for p in counts)))
-    for job in (Job(512, batch, rate) for rate in (1000, 100_000) for batch in (1024, 16384)):
-        efficiencies = (predict(model, job, 1).seconds / p / predict(model, job, p).seconds for p in counts)
-        print(line(*map(str, job[:3]), *(f"{e:.0%}" for e in efficiencies)))
 
 
 def can_shape() -> bool:

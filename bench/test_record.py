@@ -78,12 +78,6 @@ def test_a_run_without_a_result_is_kept_in_no_log() -> None:
         record.summarize("machine", "train.py --seed 0", EPOCHS[0])
 
 
-def test_the_table_tells_mean_and_deviation(capsys: pytest.CaptureFixture[str]) -> None:
-    runs = [record.Run([0.1], error, 10.0) for error in (0.004, 0.005, 0.006)]
-    record.print_table({("mnist", "best"): runs})
-    assert "| mnist | `best` | 3 | 10 | 0.50 ± 0.10 |" in capsys.readouterr().out
-
-
 def test_curves_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     dataset = rng.integers(0, 256, (3200, 784), np.uint8), rng.integers(0, 10, 3200)
