@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pytest
@@ -15,27 +14,10 @@ import pytest
 import nn
 from bench import ranks
 from bench.common import ROOT
-from data.pickles import load_tree
 from data.weights import load_weights
 
 SMALL = "--layers 784 16 10 --optimizer sgd --learning-rate 0.1 --samples 2000 --batch-size 500".split()
 LONG = "--layers 784 16 10 --samples 20000 --batch-size 2000 --epochs 8".split()
-IN_FLOAT64 = """
-import sys
-from pathlib import Path
-import numpy as np
-from mpi4py import MPI
-import nn, train
-from data.pickles import save_tree
-config = train.parse_config("--samples 2560 --layers 784 32 32 10".split())
-sets, run = train.start(config)
-params = {k: A.astype(np.float64) for k, A in run["state"]["params"].items()}
-state = nn.init_state(params, nn.OPTIMIZERS["adam"])
-for epoch in 1, 2:
-    state = train.train_epoch(config, sets.training, state, epoch, MPI.COMM_WORLD)
-if MPI.COMM_WORLD.rank == 0:
-    save_tree(Path(sys.argv[1]), state["params"])
-"""
 
 
 def start(count: int, *command: str) -> "subprocess.Popen[str]":
@@ -61,16 +43,6 @@ def train(count: int, weights: Path, *flags: str) -> tuple[int, str, str]:
 def assert_close(ours: nn.Params, theirs: nn.Params, error: float) -> None:
     for k in ours:
         assert np.abs(ours[k] - theirs[k]).max() <= error * np.abs(theirs[k]).max()
-
-
-def test_ranks_reach_in_float64_what_one_process_does(tmp_path: Path) -> None:
-    """With augmentation, and batches that three do not split evenly."""
-    for n in (1, 2, 3):
-        assert start(n, "-c", IN_FLOAT64, str(tmp_path / f"{n}.pkl")).wait(60) == 0
-    one, *others = (cast(nn.Params, load_tree(tmp_path / f"{n}.pkl")) for n in (1, 2, 3))
-    assert one["W1"].dtype == np.float64
-    for params in others:
-        assert_close(params, one, 1e-12)
 
 
 def test_the_command_is_as_accurate_with_ranks_and_rank_0_alone_prints(tmp_path: Path) -> None:
