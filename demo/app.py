@@ -159,7 +159,7 @@ async def read_body(request: Request, limit: int) -> IO[bytes]:
 
 
 async def add_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Gives every response the HEADERS."""
+    """Gives every response the HEADERS, but one of status 500: that is made outside."""
     response = await call_next(request)
     response.headers.update(HEADERS)
     return response

@@ -88,7 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns its exit status: 0, or 1 where an image or the weights could not be read."""
     parser = argparse.ArgumentParser(prog="python -m demo.predict", description=__doc__)
     parser.add_argument("images", type=Path, nargs="+", metavar="FILE", help="PNG, JPEG, WebP, BMP, GIF or HEIC")
-    parser.add_argument("--show", action="store_true", help="save how it was read, as FILE.stages.png")
+    parser.add_argument(
+        "--show", action="store_true", help="save the stages of reading a photo of a digit, as FILE.stages.png"
+    )
     parser.add_argument("--dataset", default="mnist", help="digits or clothes (default: mnist), or a path to one's own")
     parser.add_argument("--weights", type=Path, help="weights/DATASET.pkl if not given")
     options = parser.parse_args(arguments)

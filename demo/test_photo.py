@@ -211,6 +211,13 @@ def test_specks_and_what_the_edge_cuts_off_are_no_ink() -> None:
     assert far(read(sheet), read(drawn())) < 15
 
 
+def test_thick_strokes_full_of_specks_of_light_are_ink() -> None:
+    sheet = np.array(drawn([[(30, 20), (70, 20), (45, 80)]], side=200, width=20))
+    for a, b in np.ndindex(2, 2):
+        sheet[a::5, b::5] = 255
+    assert read(Image.fromarray(sheet)).max() > 200
+
+
 def test_a_digit_is_averaged_down_and_centred_by_its_mass() -> None:
     """Ink of 160 x 96 pixels: its blocks of 8 x 8 are the pixels of the 20 x 12, whole pixels from the middle."""
     L = np.zeros((160, 96))
