@@ -1,9 +1,9 @@
 """How time and memory grow with width, depth, batch and samples, and a dataset that does not fit in memory.
 
-`python -m bench.scaling` prints a table and makes a plot; `--large` trains on an IDX file of 10 GB, sparse, instead,
-with 500 MB to allocate. Each point is a process of its own, which maps an IDX file of as many samples as it takes,
-MNIST's again and again, and trains on it with plain gradient descent; then come the matrix products alone.
-Memory is what was allocated: pages of the mapped file are the system's cache, which it takes back when it likes.
+`python -m bench.scaling` prints a table; `--large` trains on an IDX file of 10 GB, sparse, instead, with 500 MB to
+allocate. Each row is a process of its own, which maps an IDX file of as many samples as it takes, MNIST's again and
+again, and trains on it with plain gradient descent; then come the matrix products alone. Memory is what was allocated:
+pages of the mapped file are the system's cache, which it takes back when it likes.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import statistics
 import struct
 import tempfile
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from timeit import timeit
 from typing import NamedTuple, cast
@@ -22,26 +22,26 @@ from typing import NamedTuple, cast
 import numpy as np
 
 import nn
-from bench.common import ROOT, describe_machine, header, line, own_process
+from bench.common import describe_machine, header, line, own_process
+from bench.compare import SMALL
 from bench.frameworks import Work, initial_params, lower_bound
 from data.augment import Images, Strengths
 from data.batches import make_batches
 from data.datasets import PIXELS
 from data.load import load, scale_pixels
 
-SMALL, TIMED, WHOLE = (784, 128, 64, 10), 16_384, 60_000  # layers; samples of an epoch, and those whose time is told
-PANELS = {  # by units of each of two hidden layers, hidden layers of 256 units, samples a step, samples of an epoch
-    "width": {n: Work((784, n, n, 10), "sgd", 128, 0.01, TIMED) for n in (64, 128, 256, 512, 1024, 2048)},
-    "depth": {n: Work((784, *[256] * n, 10), "sgd", 128, 0.01, TIMED) for n in (1, 2, 4, 8)},
-    "batch": {n: Work(SMALL, "sgd", n, 0.01, TIMED) for n in (1, 4, 16, 64, 256, 1024, 4096)},
-    "samples": {n: Work(SMALL, "sgd", 128, 0.01, n) for n in (10_000, 30_000, 100_000, 300_000, 1_000_000)},
+ROWS = {  # units of each of two hidden layers, hidden layers of 256 units, samples a step, samples of an epoch
+    **{f"width {n}": Work((784, n, n, 10), "sgd", 128, 0.01) for n in (64, 128, 256, 512, 1024, 2048)},
+    **{f"depth {n}": Work((784, *[256] * n, 10), "sgd", 128, 0.01) for n in (1, 2, 4, 8)},
+    **{f"batch {n}": Work(SMALL, "sgd", n, 0.01) for n in (1, 4, 16, 64, 256, 1024, 4096)},
+    **{f"{n:,} samples": Work(SMALL, "sgd", 128, 0.01, n) for n in (10_000, 30_000, 100_000, 300_000, 1_000_000)},
 }
 TURNS = 3  # epochs that count, after one that warms up; the median is told
 LARGE, STEPS, LIMIT = 12_800_000, 300, 500_000_000  # samples, 10 GB; steps on them; bytes that may be allocated
 
 
 class Cost(NamedTuple):
-    """What an epoch of the point takes."""
+    """What an epoch takes."""
 
     seconds: float
     bound: float  # seconds of the matrix products alone
@@ -77,7 +77,7 @@ def train_epoch(work: Work, X: Images, Y: nn.Labels, state: nn.State, epoch: int
 
 
 def measure(work: Work, path: Path, Y: nn.Labels) -> Cost:
-    """The cost of the epochs of a point, in this process."""
+    """The cost of the epochs of a row, in this process."""
     X, state = map_idx(path), nn.init_state(initial_params(work), nn.OPTIMIZERS["sgd"])
     Y, memory, epochs = np.resize(Y.astype(np.uint8), len(X)), 0.0, itertools.count(1)
 
@@ -89,24 +89,6 @@ def measure(work: Work, path: Path, Y: nn.Labels) -> Cost:
     seconds = [timeit(epoch, number=1) for _ in range(1 + TURNS)][1:]
     bound = lower_bound(work, X, Y.astype(np.int64))
     return Cost(statistics.median(seconds), statistics.median(timeit(bound.epoch, number=1) for _ in seconds), memory)
-
-
-def draw(measured: Mapping[str, Mapping[int, Cost]], path: Path) -> None:
-    """Plots the times, and below them the memory."""
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(2, len(measured), figsize=(11, 5.5), sharex="col", layout="constrained")
-    for (times, memory), (panel, row) in zip(axes.T, measured.items()):
-        times.loglog(list(row), [cost.seconds for cost in row.values()], "o-", label="ours")
-        times.loglog(list(row), [cost.bound for cost in row.values()], "s--", label="matmul lower bound")
-        memory.semilogx(list(row), [cost.memory for cost in row.values()], "o-", color="black")
-        memory.set(xlabel=panel, ylim=(0, None))
-        memory.set_xticks(list(row), [f"{n:,}" for n in row], rotation=45)
-        memory.minorticks_off()
-    axes[0, 0].set_ylabel(f"seconds of {WHOLE:,} samples,\nright: of all")
-    axes[1, 0].set_ylabel("MB allocated")
-    axes[0, 0].legend()
-    figure.savefig(path, dpi=80)
 
 
 def train_on_large(samples: int = LARGE, steps: int = STEPS) -> None:
@@ -130,24 +112,18 @@ def train_on_large(samples: int = LARGE, steps: int = STEPS) -> None:
 
 
 def main() -> None:
-    """The command: prints the table as it comes, each point measured in a process of its own, and plots it."""
+    """The command: prints the table as it comes, each row measured in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--large", action="store_true", help="train on a file of 10 GB instead")
     if parser.parse_args().large:
         return train_on_large()
-    (X, Y), measured = load("mnist", "train"), dict[str, dict[int, Cost]]()
-    print(describe_machine(), header("", "samples", "ours, s", "bound, s", "ours / bound", "MB allocated"), sep="\n")
-    for panel, row in PANELS.items():
-        for n, work in row.items():
-            with tempfile.TemporaryDirectory() as folder, own_process() as process:
-                write_idx(path := Path(folder) / "train-images-idx3-ubyte", X, work.samples)
-                cost = process.submit(measure, work, path, Y).result()
-            whole = 1 if panel == "samples" else WHOLE / work.samples
-            cost = measured.setdefault(panel, {})[n] = Cost(cost.seconds * whole, cost.bound * whole, cost.memory)
-            ratio = cost.seconds / cost.bound
-            print(line(f"{panel} {n}", str(work.samples), cost.seconds, cost.bound, ratio, cost.memory), flush=True)
-    draw(measured, ROOT / "bench" / "scaling.png")
-    print("\nDrawn in bench/scaling.png.")
+    X, Y = load("mnist", "train")
+    print(describe_machine(), header("", "ours, s", "bound, s", "ours / bound", "MB allocated"), sep="\n")
+    for title, work in ROWS.items():
+        with tempfile.TemporaryDirectory() as folder, own_process() as process:
+            write_idx(path := Path(folder) / "images", X, work.samples)
+            cost = process.submit(measure, work, path, Y).result()
+        print(line(title, cost.seconds, cost.bound, cost.seconds / cost.bound, cost.memory), flush=True)
 
 
 if __name__ == "__main__":

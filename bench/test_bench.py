@@ -129,12 +129,6 @@ def test_rows_are_measured_and_printed(folder: str, capsys: pytest.CaptureFixtur
     assert all(float(cell) > 0 for text in lines[3:] for cell in text.rstrip(" |").split(" | ")[2:4])
 
 
-def test_scaling_is_drawn(tmp_path: Path) -> None:
-    costs = {1: scaling.Cost(2.0, 1.0, 9.0), 2: scaling.Cost(3.0, 2.0, 9.0)}
-    scaling.draw({"width": costs, "depth": costs}, tmp_path / "plot.png")
-    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is told by Linux alone")
 def test_scaling_measures_a_mapped_file(tmp_path: Path) -> None:
     X, Y = made_up(30)

@@ -17,7 +17,7 @@ from data.files import write_whole
 
 FORMAT = 1  # of the file
 DIGEST, END = 64, 2  # its last bytes: the SHA-256 in hex, and the opcodes that end the dict and the pickle
-MAX_BYTES, MAX_OPCODES, MAX_TEXT = 250_000_000, 10_000, 1000  # an array takes 15 opcodes or so
+MAX_BYTES, MAX_OPCODES, MAX_TEXT = 1 << 31, 10_000, 1000  # an array takes 15 opcodes or so
 PLAIN = (
     "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT SHORT_BINUNICODE BINUNICODE "
     "BYTEARRAY8 EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS".split()
