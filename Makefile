@@ -8,7 +8,7 @@ DATASET ?= mnist
 # in the shell's quotes
 dataset = '$(subst ','\'',$(DATASET))'
 image = '$(subst ','\'',$(value IMAGE))'
-# a second thread gains little, and beside a busy program makes each matrix product wait for it
+# the second core augments, and on a busy machine the threads of a matrix product wait for one another
 export OPENBLAS_NUM_THREADS ?= $(or $(OMP_NUM_THREADS),1)
 
 given = $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
@@ -32,11 +32,12 @@ help:  ## this list
 	@echo 'RANKS=4 trains with four processes, over MPI; PYTHON=python3.13 names the Python to use'
 
 ## Train and use
-# what train.py prints goes on into the log, too; exec, so that a signal to make reaches it
+# what train.py prints goes on into the log beside the weights, too; exec, so that a signal to make reaches it
 train: SHELL = bash
-train: log = weights/$$(.venv/bin/python -c 'import sys, data.load; print(data.load.weights_name(sys.argv[1]))' $(dataset)).log
+train: named = $(patsubst --weights=%,%,$(filter --weights=%,$(subst --weights ,--weights=,$(ARGS))))
+train: log = $(or $(addsuffix .log,$(basename $(named))),weights/$$(.venv/bin/python -c 'import sys, data.load; print(data.load.weights_name(sys.argv[1]))' $(dataset)).log)
 train: .venv/train $(if $(RANKS),.venv/mpi) data  ## train on DATASET, keep the weights, print the test accuracy
-	@mkdir -p weights
+	@mkdir -p "$$(dirname "$(log)")"
 	@exec > >(tee -ai "$(log)"); exec $(if $(RANKS),.venv/bin/mpiexec -n $(RANKS)) \
 		.venv/bin/python $(if $(RANKS),-m mpi4py) train.py --dataset $(dataset) $(ARGS)
 

@@ -56,10 +56,10 @@ class Config:
     batch_size: int = flag(256, "samples per step; 0 is all of them")
     epochs: int = flag(10, "passes over the training set", low=1)
     samples: int = flag(0, "train on so many of the training samples; 0 is all of them")
-    augment: dict[str, float] = flag({}, "none, or NAME=VALUE,... over the usual ones", type=parse_strengths)
+    augment: dict[str, float] = flag({}, "NAME=VALUE,... to change the dataset's own, or none", type=parse_strengths)
     seed: int = flag(0, "of the weights, the order and the augmentation")
     validation: bool = flag(False, "keep the last sixth of the training set to measure on", action="store_true")
-    weights: Path = flag(Path("weights/DATASET.pkl"), "where they are saved; DATASET stands for its name")
+    weights: Path = flag(Path("weights/DATASET.pkl"), "saved there, or read to --evaluate; DATASET stands for its name")
     resume: bool = flag(False, "go on from the last epoch of a run that was stopped", action="store_true")
     evaluate: bool = flag(False, "score the weights as they are, without training", action="store_true")
     predictions: str | None = flag(None, "predict the test set into this CSV file; implies --evaluate", type=str)
@@ -190,7 +190,7 @@ def evaluate(config: Config) -> int:
     """Scores the weights as they are, and writes what they predict if asked. Returns the exit status of report."""
     weights, started = load_weights(config.weights), time.perf_counter()
     if not is_same(weights["dataset"], config.dataset) or weights["activation"] not in nn.ACTIVATIONS:
-        raise ValueError(f"{config.weights} is for {weights['dataset']}, {weights['activation']}; name its --dataset")
+        raise ValueError(f"{config.weights} needs --dataset {weights['dataset']}, activation {weights['activation']}")
     (X, Y), which = load_measured(config.dataset, config.validation, weights["classes"], config.predictions is not None)
     predictions = predict(weights["params"], weights["activation"], X)
     if config.predictions is not None:
@@ -232,9 +232,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("train.py:", printable(error), file=sys.stderr)  # it may quote a file
         return 2 if isinstance(error, ArgumentTypeError) else 1
     except SystemExit:
-        kept = checkpoint_path(config.weights).exists() and not config.evaluate
-        how = "the same command with --resume goes on from the last whole epoch" if kept else "no epoch was done"
-        print(f"train.py: stopped; {how}", file=sys.stderr)
+        how = "; the same command with --resume goes on from the last whole epoch, if one was done"
+        print(f"train.py: stopped{'' if config.evaluate else how}", file=sys.stderr)
         raise
 
 

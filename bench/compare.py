@@ -16,14 +16,14 @@ from bench.common import header, line, number, own_process, print_installed
 from bench.frameworks import BOUND, FRAMEWORKS, Work, score, time_epoch, time_prediction, time_step
 
 SAME = 0.02  # by how much the test accuracy of the same work may differ from ours, in [0, 1]
-UNITS = {"s an epoch": time_epoch, "µs a step": time_step, "µs an image": time_prediction}
+UNITS = {"s/epoch": time_epoch, "µs/step": time_step, "µs/image": time_prediction}
 SMALL = (784, 128, 64, 10)
 ROWS = {
     "784-128-64-10, batch 128, SGD": Work(SMALL, "sgd", 128, 0.1),
     "784-128-64-10, batch 128, Adam": Work(SMALL, "adam", 128, 0.001),
     "784-1024-1024-10, batch 128, Adam, 30,000 samples": Work((784, 1024, 1024, 10), "adam", 128, 0.001, 30_000),
-    "784-16-16-10, one by one, SGD, 6,000 samples": Work((784, 16, 16, 10), "sgd", 1, 0.0005, 6_000, "µs a step"),
-    "784-128-64-10, predict one image": Work(SMALL, "sgd", 128, 0.1, unit="µs an image"),
+    "784-16-16-10, one by one, SGD, 6,000 samples": Work((784, 16, 16, 10), "sgd", 1, 0.0005, 6_000, "µs/step"),
+    "784-128-64-10, predict one image": Work(SMALL, "sgd", 128, 0.1, unit="µs/image"),
 }
 Figures: TypeAlias = dict[str, float]  # one of each framework
 
@@ -43,7 +43,7 @@ def measure(work: Work, names: Sequence[str], turns: int, dataset: str) -> tuple
 
 def compare(rows: Mapping[str, Work], names: Sequence[str], turns: int, dataset: str) -> list[str]:
     """Measures the rows and prints them as they come. Returns those where a framework did not learn what ours did."""
-    others, strangers = [name for name in names if name not in ("ours", BOUND)], []
+    others, mismatched = [name for name in names if name not in ("ours", BOUND)], []
     print(header("work", "unit", "ours", "ours / bound", *(f"{name} (× ours)" for name in others)))
     for title, work in rows.items():
         times, accuracies = measure(work, names, turns, dataset)
@@ -51,8 +51,8 @@ def compare(rows: Mapping[str, Work], names: Sequence[str], turns: int, dataset:
         cells = (f"{number(times[name])} ({times[name] / own:.2f})" for name in others)
         print(line(title, work.unit, own, own / times[BOUND], *cells), flush=True)
         if not all(abs(accuracy - accuracies["ours"]) <= SAME for accuracy in accuracies.values()):
-            strangers.append(title)
-    return strangers
+            mismatched.append(title)
+    return mismatched
 
 
 def main() -> None:
@@ -61,8 +61,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5, metavar="N", help="that count, after the one that warms up")
     options = parser.parse_args()
     names = print_installed({name: [package] for name, (package, _) in FRAMEWORKS.items()})
-    if strangers := compare(ROWS, names, options.turns, "mnist"):
-        sys.exit(f"not everyone learnt what ours did, so their times say nothing: {'; '.join(strangers)}")
+    if mismatched := compare(ROWS, names, options.turns, "mnist"):
+        sys.exit(f"not everyone learnt what ours did, so their times say nothing: {'; '.join(mismatched)}")
 
 
 if __name__ == "__main__":

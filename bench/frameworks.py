@@ -37,7 +37,7 @@ class Work(NamedTuple):
     batch: int  # samples a step
     rate: float  # learning rate
     samples: int = 60_000  # the first ones; an epoch is one pass over them
-    unit: str = "s an epoch"  # in which its time is told
+    unit: str = "s/epoch"  # in which its time is told
 
 
 class Trainer(NamedTuple):

@@ -1,6 +1,6 @@
 """What a user waits for: from the command to trained weights of an accuracy, with this project and with other tools.
 
-`python -m bench.headline` runs the scripts in bench/newcomers, each as a whole process, turn about, and prints medians.
+`python -m bench.headline` runs the scripts in bench/newcomers, interleaved, each a whole process, and prints medians.
 All train 784-128-64-10 with Adam, rate 0.001, batches of 128, on the first 50,000 training images, until at the end of
 an epoch the accuracy on the last 10,000 reaches the target. A turn has its own seed, which draws weights and order.
 Each tool has a thread for each core, or OMP_NUM_THREADS; but where this project augments, in a thread of its own, its
@@ -110,7 +110,7 @@ def run(tool: Tool, row: tuple[str, float, str], seed: int, cache: str) -> Run:
 
 
 def measure(names: Sequence[str], row: tuple[str, float, str], turns: int) -> dict[str, tuple[Run, Run]]:
-    """The cold run of each tool, and the medians of the warm ones, turn about."""
+    """The cold run of each tool, and the medians of the warm ones, interleaved."""
     runs = {name: list[Run]() for name in names}
     with tempfile.TemporaryDirectory() as cache:
         for turn in range(1 + turns):
@@ -167,8 +167,9 @@ def main() -> None:
         title = f"{row}, {100 * accuracy:g} %"
         measured[title] = measure(able, ROWS[row], options.turns)
         print_row(title, measured[title])
-    draw(measured, ROOT / "bench" / "headline.png")
-    print("\nDrawn in bench/headline.png.")
+    if options.rows == list(ROWS):
+        draw(measured, ROOT / "bench" / "headline.png")
+        print("\nDrawn in bench/headline.png.")
 
 
 if __name__ == "__main__":

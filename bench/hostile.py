@@ -1,4 +1,4 @@
-"""Files that pose as weights: each is to run code, namely to make the file "canary", or to take time and memory."""
+"""Files that pose as weights: some run code (to make the file "canary"), some take time or memory, some are unsound."""
 
 import copyreg
 import gzip

@@ -1,7 +1,8 @@
 """What training on many processes gives and costs, and a model of it that is checked on a case it has not seen.
 
-`python -m bench.ranks` prints the tables of the README. Two ranks send over TCP to each other on this machine, in a
-network namespace of their own whose loopback tc slows down: Linux, root and iproute2.
+`python -m bench.ranks` prints the table of the README, the steps that the model is fitted to, and the model. Two ranks
+send over TCP to each other on this machine, in a network namespace of their own whose loopback tc slows down: Linux,
+root and iproute2.
 """
 
 import math
@@ -117,7 +118,7 @@ def fit(measured: Mapping[Job, Step]) -> Model:
 
 def compare_on_one_machine() -> None:
     """Prints one process of two threads beside two ranks of one thread."""
-    times = "1 process, 2 threads: s an epoch", "2 ranks, 1 thread: s an epoch"
+    times = "1 process, 2 threads: s/epoch", "2 ranks, 1 thread: s/epoch"
     print(header("width", "batch", *times, "ranks / process", "in Allreduce"))
     for width in (128, 512, 1024):
         for batch in (128, 1024):
@@ -131,7 +132,7 @@ def compare_on_one_machine() -> None:
 
 def measure(jobs: Sequence[Job]) -> dict[Job, Step]:
     """Prints and returns the median of three runs of two ranks for each job."""
-    print(header("width", "batch", "Mbit/s", "ms a step", "in Allreduce, ms"))
+    print(header("width", "batch", "Mbit/s", "ms/step", "in Allreduce, ms"))
     measured = {}
     for job in jobs:
         step = measured[job] = sorted(launch(job) for _ in range(3))[1]
@@ -140,7 +141,7 @@ def measure(jobs: Sequence[Job]) -> dict[Job, Step]:
 
 
 def print_model(measured: Mapping[Job, Step]) -> None:
-    """Prints the model of all jobs but the last, its error on that, and what it predicts for more ranks."""
+    """Prints the model that is fitted to all jobs but the last, its error on those, and on the last."""
     *known, unseen = measured
     model = fit({job: measured[job] for job in known})
     (a, b, c), (latency, d, e) = model

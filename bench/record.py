@@ -127,6 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--recipe", choices=sorted({recipe for _, recipe in RECIPES}), default="best")
     add("--seeds", type=int, nargs="*", default=[0, 1, 2], help="none: only the table and the plot of what is there")
     options = parser.parse_args(arguments)
+    if (options.dataset, options.recipe) not in RECIPES:
+        parser.error(f"there is no recipe {options.recipe} of {options.dataset}")
     try:
         for seed in options.seeds:
             train(options.dataset, options.recipe, seed)

@@ -92,7 +92,7 @@ def main() -> None:
         print(line(system, f"`{flags}`", says, reaches, median, differs), flush=True)
         missed += [system] if mean < claim else []
     draw_curves(ROOT / "bench" / "curves.png")
-    print(f"Means and standard deviations of seeds {SEEDS}. The second network's curves are in bench/curves.png.")
+    print(f"Means and standard deviations, median seconds, of seeds {SEEDS}. Curves of the second: bench/curves.png")
     if missed:
         sys.exit(f"below what they should reach: {', '.join(missed)}")
 

@@ -69,7 +69,7 @@ def allocated() -> float:
 
 
 def train_epoch(work: Work, X: Images, Y: nn.Labels, state: nn.State, epoch: int) -> Iterator[nn.State]:
-    """The states of an epoch; targets are made of a batch's labels, so that the order alone grows with the samples."""
+    """The states of an epoch; targets are made a batch at a time: order and labels alone grow with the samples."""
     gradients: nn.Gradients = lambda params, x, t: nn.loss_and_gradients(params, scale_pixels(x), t)
     batches = make_batches(X, cast(nn.Array, Y), work.batch, np.random.default_rng([0, epoch]), Strengths())
     targeted = ((x, nn.one_hot(cast(nn.Labels, y), work.layers[-1])) for x, y in batches)

@@ -51,6 +51,6 @@ def test_flags_of_training_are_there() -> None:
 def test_modules_and_links_are_there() -> None:
     modules = {line[0] for line in words(r"(?:\.venv/bin/)?python -m ")}
     assert {"demo.app", "data.fetch"} <= modules
-    assert all(importlib.util.find_spec(name) for name in modules - {"pip", "cProfile"})
+    assert all(importlib.util.find_spec(name) for name in modules - {"pip"})
     links = [(page, link) for page, text in TEXT.items() for link in re.findall(r"\]\(([\w./-]+)\)", text)]
     assert len(links) > 20 and not [(page, link) for page, link in links if not (page.parent / link).exists()]
