@@ -56,7 +56,7 @@ class Config:
     batch_size: int = flag(256, "samples per step; 0 is all of them")
     epochs: int = flag(10, "passes over the training set", low=1)
     samples: int = flag(0, "train on so many of the training samples; 0 is all of them")
-    augment: dict[str, float] = flag({}, "NAME=VALUE,... to change the dataset's own, or none", type=parse_strengths)
+    augment: dict[str, float] = flag({}, "rotation=10,... to change the dataset's own, or none", type=parse_strengths)
     seed: int = flag(0, "of the weights, the order and the augmentation")
     validation: bool = flag(False, "keep the last sixth of the training set to measure on", action="store_true")
     weights: Path = flag(Path("weights/DATASET.pkl"), "saved there, or read to --evaluate; DATASET stands for its name")
