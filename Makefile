@@ -29,13 +29,15 @@ help:  ## this list
 	@echo
 	@echo 'DATASET=fashion-mnist for clothes, DATASET=path/to/folder for your own samples (data/README.md);'
 	@echo 'ARGS="--epochs 20" for any flag of train.py (ARGS=--help lists them);'
-	@echo 'RANKS=4 trains with four processes, over MPI; PYTHON=python3.13 names the Python to use'
+	@echo 'RANKS=4 trains with four processes, over MPI; PYTHON=python3.13 names the Python of a new .venv'
 
 ## Train and use
 # what train.py prints goes on into the log beside the weights, too; exec, so that a signal to make reaches it
 train: SHELL = bash
-train: named = $(patsubst --weights=%,%,$(filter --weights=%,$(subst --weights ,--weights=,$(ARGS))))
-train: log = $(or $(addsuffix .log,$(basename $(named))),weights/$$(.venv/bin/python -c 'import sys, data.load; print(data.load.weights_name(sys.argv[1]))' $(dataset)).log)
+train: log = $$(.venv/bin/python -c 'import argparse, pathlib; from data.load import weights_name as name; \
+	parser = argparse.ArgumentParser(add_help=False); parser.add_argument("--dataset"); \
+	parser.add_argument("--weights", default="weights/DATASET.pkl"); flags, _ = parser.parse_known_args(); \
+	print(pathlib.Path(flags.weights.replace("DATASET", name(flags.dataset))).with_suffix(".log"))' --dataset $(dataset) $(ARGS))
 train: .venv/train $(if $(RANKS),.venv/mpi) data  ## train on DATASET, keep the weights, print the test accuracy
 	@mkdir -p "$$(dirname "$(log)")"
 	@exec > >(tee -ai "$(log)"); exec $(if $(RANKS),.venv/bin/mpiexec -n $(RANKS)) \
@@ -45,7 +47,7 @@ evaluate: .venv/train data  ## score saved weights on the test set
 	@.venv/bin/python train.py --dataset $(dataset) --evaluate $(ARGS)
 
 data: .venv/train  ## fetch and verify the images of DATASET; FROM=folder takes them from there
-	@.venv/bin/python -m data.fetch --dataset $(dataset) $(if $(FROM),--from '$(FROM)')
+	@.venv/bin/python -m data.fetch --dataset $(dataset) $(if $(FROM),--from '$(subst ','\'',$(FROM))')
 
 both-sets: .venv/train
 	@for name in mnist fashion-mnist; do .venv/bin/python -m data.fetch --dataset $$name || exit; done

@@ -125,7 +125,7 @@ def count_layers(params: Params) -> int:
 def forward_propagation(params: Params, X: Samples, activation: Activation) -> Params:
     """{"A0": X, "Z1": ..., "A1": ..., ..., "ZL": logits}: Z{l} = A{l-1} @ W{l} + b{l}, A{l} = f(Z{l})."""
     L = count_layers(params)
-    A: Array = np.asarray(X, params["W1"].dtype)
+    A: Array = np.asarray(X, np.result_type(params["W1"], np.float32))
     if A.ndim != 2 or A.shape[1] != len(params["W1"]):
         raise ValueError(f"X {A.shape} does not fit W1 {params['W1'].shape}: it must be (N, {len(params['W1'])})")
     f, _ = activation

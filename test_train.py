@@ -28,7 +28,7 @@ from data.batches import make_batches
 from data.datasets import DATASETS
 from data.load import Dataset, scale_pixels
 from data.pickles import load_tree, save_tree
-from data.weights import load_weights, save_weights
+from data.weights import check_replaceable, load_weights, save_weights
 
 pytestmark = pytest.mark.filterwarnings("error")  # an overflow is a failure
 each = pytest.mark.parametrize
@@ -347,7 +347,7 @@ def test_a_run_at_a_constant_rate_can_be_made_longer_and_its_seconds_are_carried
 def test_resume_names_the_flag_that_differs(command: Command) -> None:
     command()
     for flags, was in (
-        ("--epochs 8", "epochs 3, not 8, and the linear schedule was laid out for those; resume with its flags"),
+        ("--epochs 8", "epochs 3, not 8, and the linear schedule or fade was laid out for those; resume with its"),
         ("--seed 7", "seed 0, not 7"), ("--validation", "validation False, not True"), ("--init small", "init he, not"),
         ("--layers 784 9 10", "layers [784, 8, 10], not [784, 9, 10]"), ("--optimizer sgd", "optimizer adam, not sgd"),
         ("--augment rotation=6", "augment {'rotation': 10"), ("--samples 59", "samples 0, not 59"),
@@ -482,10 +482,13 @@ def test_ones_own_samples_are_trained_on_and_what_is_read_is_written(command: Co
     failed(command, "leave out --validation", *flags, "--predictions", "read.csv", "--validation")
 
 
-def test_a_network_of_another_shape_replaces_no_weights(command: Command) -> None:
+def test_a_network_of_another_shape_or_dataset_replaces_no_weights(command: Command) -> None:
     command()
     before = WEIGHTS.read_bytes(), CHECKPOINT.read_bytes()
-    failed(command, f"{WEIGHTS} holds a network of layers [784, 8, 10]; name other --weights", "--layers", "784", "10")
+    held = f"{WEIGHTS} holds a network for mnist, of layers [784, 8, 10]; name other --weights"
+    failed(command, held, "--layers", "784", "10")
+    with pytest.raises(FileExistsError, match=re.escape(held)):
+        check_replaceable(WEIGHTS, [784, 8, 10], "fashion-mnist")
     assert (WEIGHTS.read_bytes(), CHECKPOINT.read_bytes()) == before
     assert command("--seed", "1")[0] == 0 and WEIGHTS.read_bytes() != before[0]
     WEIGHTS.write_bytes(b"no weights")

@@ -19,12 +19,13 @@ import numpy as np
 import nn
 from data.augment import Images, Strengths, parse_strengths, usual_strengths
 from data.batches import make_batches, scale_parts
-from data.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
+from data.checkpoint import Checkpoint, checkpoint_path, load_checkpoint
 from data.datasets import PIXELS
 from data.files import check_writable
 from data.flags import flag, parse_flags, printable
 from data.formats import save_predictions
 from data.load import Dataset, Sets, is_same, load_measured, load_sets, parse_dataset, scale_pixels, weights_name
+from data.pickles import save_tree
 from data.progress import tqdm
 from data.weights import check_replaceable, load_weights, save_weights
 
@@ -167,7 +168,7 @@ def train(config: Config, comm: "MPI.Comm | None") -> int:
     rank = comm.rank if comm else 0
     sent = (*start(config), config) if rank == 0 else None
     if sent and not config.resume:
-        check_replaceable(config.weights, config.layers)
+        check_replaceable(config.weights, config.layers, config.dataset)
     (data, (X, Y), which, _), run, config = comm.bcast(sent) if comm else cast(tuple[Sets, Checkpoint, Config], sent)
     state, seconds, started = cast(nn.State, run["state"]), run["seconds"], time.perf_counter()
     score: Callable[[], float] = lambda: nn.get_accuracy(predict(state["params"], config.activation, X), Y)
@@ -175,7 +176,7 @@ def train(config: Config, comm: "MPI.Comm | None") -> int:
         state = train_epoch(config, data, state, epoch, comm)
         if rank == 0:
             seconds = run["seconds"] + time.perf_counter() - started
-            save_checkpoint(checkpoint_path(config.weights), run | {"state": state, "epoch": epoch, "seconds": seconds})
+            save_tree(checkpoint_path(config.weights), run | {"state": state, "epoch": epoch, "seconds": seconds})
             shown = f"  validation {score():.2%}" if which == "validation" else ""
             line = f"epoch {epoch:3}/{config.epochs}  loss {state['loss']:.4f}{shown}  {seconds:6.1f} s"
             print(f"{line}  {seconds / epoch * (config.epochs - epoch):5.0f} s left", flush=True)

@@ -3,4 +3,4 @@
 import sys
 
 if sys.hexversion < 0x030B0000:
-    sys.exit("Python 3.11 or newer is needed")  # in place of a traceback, for every command
+    sys.exit("Python 3.11 or newer is needed")  # in place of a traceback

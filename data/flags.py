@@ -22,10 +22,7 @@ def flag(default: Value, help: str, low: float = 0, high: float = 1e30, **option
 
 
 def parse_flags(kind: type[Flags], arguments: Sequence[str] | None, description: str | None) -> Flags:
-    """A dataclass of what was typed. SystemExit with status 2, after a message, for wrong usage.
-
-    An ArgumentTypeError of its __post_init__ is wrong usage, too.
-    """
+    """A dataclass of what was typed. SystemExit with status 2, after a message, for wrong usage."""
     formatter = argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(description=description, formatter_class=formatter)
     for each in fields(kind):
@@ -35,10 +32,7 @@ def parse_flags(kind: type[Flags], arguments: Sequence[str] | None, description:
         (low, high), value = each.metadata["bounds"], typed[each.name]
         if not all(low <= v <= high for v in np.array(value, object).ravel() if isinstance(v, int | float)):
             parser.error(f"--{each.name.replace('_', '-')} must lie in {low:g}..{high:g}, got {value}")
-    try:
-        return kind(**typed)
-    except argparse.ArgumentTypeError as error:
-        parser.error(printable(error))
+    return kind(**typed)
 
 
 def printable(text: object) -> str:

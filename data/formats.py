@@ -129,6 +129,8 @@ def read_csv(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
         name = first.partition(",")[0].strip('" \n')
         header = not re.fullmatch(r"[-+.\d]*", name)
         columns = first.count(",") + 1
+        if columns > PIXELS and name.lower().startswith("pixel"):
+            raise ValueError(f"line 1 begins with {name}, expected the label first")
         if columns not in (PIXELS, PIXELS + 1):
             raise ValueError(f"line 1 has {columns} columns, expected a label and {PIXELS} grey levels")
         if not (sample := lines.readline() if header else first):
@@ -177,6 +179,8 @@ def read_folders(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.str_] | No
     names = [path.name for path in entries if path.is_dir()]
     if strange := [name for name in names if not name.isprintable()]:
         raise ValueError(f"{folder} holds a class whose name cannot be printed, {strange[0]!r}")
+    if names and (loose := [path.name for path in entries if not path.is_dir()]):
+        raise ValueError(f"{folder} holds folders of classes, and {loose[0]} beside them; move it into one")
     inside = [path for name in names for path in sorted((folder / name).iterdir()) if not path.name.startswith(".")]
     paths = inside if names else entries
     images = np.empty((len(paths), SIDE, SIDE), np.uint8)
@@ -196,7 +200,12 @@ def read_folders(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.str_] | No
 
 
 def save_predictions(path: Path, names: Sequence[str]) -> None:
-    """Writes the names of predicted classes as Kaggle takes them: a line ImageId,Label for each, counted from 1."""
+    """Writes the names of predicted classes as Kaggle takes them: a line ImageId,Label for each, counted from 1.
+
+    FileExistsError where path holds anything else.
+    """
+    if path.is_file() and not path.read_bytes().startswith(b"ImageId,"):
+        raise FileExistsError(f"{path} holds no predictions, and is not replaced; name another file")
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([("ImageId", "Label"), *enumerate(names, start=1)])
     write_whole(path, text.getvalue().encode())

@@ -59,7 +59,7 @@ def load_named(dataset: str, split: str, classes: Sequence[str]) -> tuple[Datase
     try:
         images, labels = read_split(HOME / dataset if published else Path(dataset), split)
         if labels is None and (published or split == "train"):
-            raise ValueError(f"the {split} set of {dataset} has no labels: they come first in a line of 785 numbers")
+            raise ValueError(f"the {split} set of {dataset} has no labels, first of 785 numbers or as names of folders")
         values, Y = np.unique(np.empty(0, np.uint8) if labels is None else labels, return_inverse=True)
         found = tuple(map(str, values.tolist()))
         if len(found) > MAX_CLASSES:
@@ -82,6 +82,8 @@ def load_sets(dataset: str, validation: bool = False, samples: int = 0, classes:
     classes: as for load. ValueError for more samples than there are.
     """
     (X, Y), names = load_named(dataset, "train", classes)
+    if len(names) < 2:
+        raise ValueError(f"{dataset} has one class, {names[0]}: there is nothing to tell apart")
     test = None if validation else load_test(dataset, names)
     if dataset not in DATASETS and (test is None or samples):
         order = np.random.default_rng(0).permutation(len(X))

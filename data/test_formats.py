@@ -160,10 +160,17 @@ def test_images_that_would_be_read_wrong_are_refused(tmp_path: Path) -> None:
     Image.new("RGB", (28, 28), "white").save(path)
     assert load(str(tmp_path), "train")[0].min() == 255
     (tmp_path / "test").mkdir()
-    with pytest.raises(ValueError, match="has 1 training samples, too few to set a sixth apart"):
+    with pytest.raises(ValueError, match="has one class, a: there is nothing to tell apart"):
+        load_sets(str(tmp_path))
+    (tmp_path / "train" / "b").mkdir()
+    Image.new("L", (28, 28)).save(tmp_path / "train" / "b" / "2.png")
+    with pytest.raises(ValueError, match="has 2 training samples, too few to set a sixth apart"):
         load_sets(str(tmp_path))
     Image.new("L", (28, 28)).save(tmp_path / "test" / "7.png")
     assert [len(part) for part in load(str(tmp_path), "test")] == [1, 0]
+    (tmp_path / "test" / "a").mkdir()
+    with pytest.raises(ValueError, match="holds folders of classes, and 7.png beside them"):
+        load(str(tmp_path), "test")
     (tmp_path / "train" / "a\n").mkdir()
     with pytest.raises(ValueError, match="a class whose name cannot be printed"):
         load(str(tmp_path), "train")
@@ -208,6 +215,11 @@ def test_without_test_labels_the_last_sixth_of_the_shuffled_training_set_is_meas
 def test_predictions_are_written_as_kaggle_takes_them(tmp_path: Path) -> None:
     save_predictions(tmp_path / "new" / "own.csv", ["7", "a, b"])
     assert (tmp_path / "new" / "own.csv").read_text() == 'ImageId,Label\n1,7\n2,"a, b"\n'
+    save_predictions(tmp_path / "new" / "own.csv", ["8"])
+    (tmp_path / "test.csv").write_text(before := table(*made_up(2)))
+    with pytest.raises(FileExistsError, match="test.csv holds no predictions, and is not replaced"):
+        save_predictions(tmp_path / "test.csv", ["7"])
+    assert (tmp_path / "test.csv").read_text() == before
 
 
 # Bad files
@@ -271,6 +283,7 @@ HEADER = ",".join(["label", *(f"pixel{i}" for i in range(784))])
     (f"{ROW}\n{ROW[:-1]}-1\n", "'-1' to uint8 at line 2, column 785"),
     (f"{ROW}\n{ROW[:-1]}0.5\n", "'0.5' to uint8 at line 2, column 785"),
     (f"{ROW}\nA{ROW[1:]}\n", "'A' to uint8 at line 2, column 1"),
+    (f"{HEADER[6:]},class\n{ROW}\n", "line 1 begins with pixel0, expected the label first"),
     (f"{HEADER}\n", "found no samples"), (f"{HEADER[6:]}\n{ROW}\n", "line 1 has 784 columns, the others 785"),
 ])  # fmt: skip
 @pytest.mark.filterwarnings("error")

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.flags import printable
+from data.load import is_same
 from data.pickles import load_tree, save_tree
 
 
@@ -51,12 +52,13 @@ def save_weights(path: Path, weights: Mapping[str, object]) -> None:
     save_tree(path, cast(Mapping[str, object], check_weights(weights)))
 
 
-def check_replaceable(path: Path, layers: list[int]) -> None:
-    """FileExistsError where path holds weights of other layers: an experiment does not replace what may be better."""
+def check_replaceable(path: Path, layers: list[int], dataset: str) -> None:
+    """FileExistsError where path holds weights of other layers or another dataset: they may be better."""
     with suppress(FileNotFoundError, ValueError):  # nothing that can be used
-        saved = load_weights(path)["layers"]
-        if saved != layers:
-            raise FileExistsError(f"{path} holds a network of layers {saved}; name other --weights, or remove it")
+        saved = load_weights(path)
+        if saved["layers"] != layers or not is_same(saved["dataset"], dataset):
+            held = printable(f"{saved['dataset']}, of layers {saved['layers']}")
+            raise FileExistsError(f"{path} holds a network for {held}; name other --weights, or remove it")
 
 
 def load_weights(path: Path | str) -> Weights:
