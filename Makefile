@@ -57,8 +57,8 @@ predict: .venv/demo  ## say what IMAGE="my photo.png" shows; several: ARGS="b.pn
 		.venv/bin/python -m demo.predict --dataset $(dataset) $(ARGS) $(if $(value IMAGE),-- $(image))
 
 demo: .venv/demo  ## serve the page to draw on; trains weights for DATASET if there are none
-	@.venv/bin/python -c 'import sys, demo.predict as p; sys.exit(not p.weights_path(sys.argv[1]).exists())' $(dataset) || \
-		$(MAKE) --no-print-directory train ARGS=
+	@$(if $(findstring --weights,$(ARGS)),,.venv/bin/python -c 'import sys, demo.predict as p; \
+		sys.exit(not p.weights_path(sys.argv[1]).exists())' $(dataset) || $(MAKE) --no-print-directory train ARGS=)
 	@.venv/bin/python -m demo.app --dataset $(dataset) $(ARGS)
 
 ## Look

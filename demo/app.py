@@ -2,7 +2,7 @@
 
 The page lies in page/: it asks the API alone, and nothing of other hosts. The API is described at /docs. Where
 DIGIT_API_KEY is set, every call of it needs that in X-API-Key. For a phone in the same network to reach the page:
-DIGIT_API_KEY=... python -m demo.app --host 0.0.0.0, and this machine's address in its browser.
+DIGIT_API_KEY=... python -m demo.app --host 0.0.0.0, and in its browser this machine's address with :8000.
 """
 
 import argparse
@@ -270,15 +270,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         listener = listen(options.host, options.port)
     except (OSError, UnicodeError) as error:
+        other = "--host 127.0.0.1" if isinstance(error, socket.gaierror | UnicodeError) else "--port 8001"
         place = printable(f"{host}:{options.port}: {error}")
-        print(f'demo.app: cannot listen at {place}; name another: make demo ARGS="--port 8001"', file=sys.stderr)
+        print(f'demo.app: cannot listen at {place}; name another: make demo ARGS="{other}"', file=sys.stderr)
         return 1
     with contextlib.suppress(BrokenPipeError):  # it serves, whether or not anyone reads this
         print(f"draw at http://{host}:{listener.getsockname()[1]} (the API: /docs); Ctrl-C stops it", flush=True)
-        print("for a phone in the same network: --host 0.0.0.0, with a key in DIGIT_API_KEY", flush=True)
+        if options.host == "127.0.0.1":
+            print("for a phone in the same network: --host 0.0.0.0, with a key in DIGIT_API_KEY", flush=True)
     serve(app, listener)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

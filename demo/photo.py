@@ -7,6 +7,7 @@ f is an image (rows, columns) in [0, 1], lab one of colours (rows, columns, 3) i
 just visible and black is 100 from white. Ink is 0 for paper and 1 for full ink. Lengths are in pixels.
 """
 
+import contextlib
 import io
 import math
 import warnings
@@ -58,7 +59,8 @@ def prepare_image(content: bytes, dataset: str) -> NDArray[np.uint8]:
     """The content of an image file as the image (784,) that the network sees: 0 for its ground, 255 for full ink.
 
     dataset: what the network was trained on, which tells a digit from a piece of clothing. With a set of one's
-    own, an image of 28x28 is taken as it is, any other prepared as a digit. An image of the dataset stays as it is.
+    own, an image of 28x28 is taken as it is, any other prepared as a digit. Nearly every image of the dataset stays
+    as it is.
     ImageError where the file cannot be read, or shows no ink or several digits.
     """
     rgb = decode(content)
@@ -130,7 +132,9 @@ def reduce(image: Image.Image) -> tuple[Floats, Floats]:
     scale = min(1, WORK / max(image.size))
     size = max(1, round(scale * image.width)), max(1, round(scale * image.height))
     image = image.convert("I") if image.mode.startswith("I") else image  # 16 bits
-    image = ImageOps.exif_transpose(image.resize(size, Image.Resampling.BOX))
+    image = image.resize(size, Image.Resampling.BOX)
+    with contextlib.suppress(Exception):  # EXIF that is damaged is ignored
+        image = ImageOps.exif_transpose(image)
     if image.mode == "I":  # convert() would clip it to 255; some writers fill the lower 8 bits alone
         grey = np.clip(np.asarray(image), 0, 65535)
         image = Image.fromarray(as_mask(grey // 257 if grey.max() > 255 else grey))

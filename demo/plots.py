@@ -40,6 +40,7 @@ matplotlib.rc("image", interpolation="nearest")
 matplotlib.rc("legend", frameon=False)
 matplotlib.rc("lines", markersize=3.5)
 matplotlib.rc("savefig", dpi=120)
+matplotlib.rc("text", parse_math=False)  # a class may be called $5
 for group in "text", "xtick", "ytick":
     matplotlib.rc(group, color=INK)
 
@@ -215,7 +216,7 @@ def draw_all(dataset: str, path: Path) -> dict[str, Figure]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns its exit status: 0, or 1 for an error."""
     parser = argparse.ArgumentParser("python -m demo.plots", description=__doc__)
-    parser.add_argument("--dataset", default="mnist", help="digits or clothes (default: mnist), or a path to one's own")
+    parser.add_argument("--dataset", default="mnist", help="mnist (the default), fashion-mnist or a path to one's own")
     parser.add_argument("--weights", type=Path, help="weights/DATASET.pkl if not given")
     parser.add_argument("--to", type=Path, metavar="FOLDER", help="where the figures go; plots/DATASET if not given")
     options = parser.parse_args(arguments)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import nn
-from data.datasets import PIXELS, SIDE
+from data.datasets import DATASETS, PIXELS, SIDE
 from data.flags import printable
 from data.load import scale_pixels, weights_name
 from data.weights import Weights, load_weights
@@ -40,13 +40,19 @@ def weights_path(dataset: str) -> Path:
 
 
 def load_network(path: Path) -> Weights:
-    """The weights at path. OSError where there are none, ValueError unless they read images of 28x28."""
+    """The weights at path. OSError where there are none, ValueError unless they read their dataset's images."""
     weights = load_weights(path)
     activation, loss = weights["activation"], weights["loss"]
     if activation not in nn.ACTIVATIONS or loss not in PROBABILITIES:
         raise ValueError(f"{path} needs activation {activation} and loss {loss}, which are not known here")
-    if weights["layers"][0] != PIXELS:
-        raise ValueError(f"{path} has {weights['layers'][0]} inputs; {PIXELS} are needed")
+    published = DATASETS.get(weights["dataset"])
+    needed = PIXELS, len(published.classes if published else weights["classes"])
+    if (weights["layers"][0], weights["layers"][-1]) != needed:
+        raise ValueError(f"{path} has layers {weights['layers']}; from {needed[0]} to {needed[1]} are needed")
+    with np.errstate(all="ignore"):
+        finite = np.isfinite(predict(weights, np.full(PIXELS, 255, np.uint8))).all()
+    if not finite:
+        raise ValueError(f"{path} has numbers too large to compute with")
     return weights
 
 
@@ -91,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--show", action="store_true", help="save the stages of reading a photo of a digit, as FILE.stages.png"
     )
-    parser.add_argument("--dataset", default="mnist", help="digits or clothes (default: mnist), or a path to one's own")
+    parser.add_argument("--dataset", default="mnist", help="mnist (the default), fashion-mnist or a path to one's own")
     parser.add_argument("--weights", type=Path, help="weights/DATASET.pkl if not given")
     options = parser.parse_args(arguments)
     try:
@@ -107,8 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print("stages:", printable(save_stages(path, content)))
             image = prepare_image(content, weights["dataset"])
         except (ImageError, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            print(printable(f"{path}: {reason}"), file=sys.stderr)
+            failed = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else f"{path}: {error}"
+            print(printable(failed), file=sys.stderr)
             status = 1
         else:
             print(printable(path), draw(image), describe(predict(weights, image), weights["classes"]), "", sep="\n")
@@ -116,4 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -276,6 +276,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--validation", action="store_true", help="on training images, not the test's")
     parser.add_argument("--samples", type=int, default=500, metavar="N", help="under each condition (default: 500)")
     options = parser.parse_args(arguments)
+    if not 1 <= options.samples <= 10_000:
+        parser.error(f"--samples must be from 1 to 10000, got {options.samples}")
     print("| condition | images | right before | right | points lost | refused |\n|---|---|---|---|---|---|")
     kept = True
     try:
@@ -293,4 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -443,7 +443,8 @@ def test_what_keeps_it_from_serving_is_told(
     assert demo.main(flags.format(taken=taken).split(" ")) == 1
     error = capsys.readouterr().err.rstrip("\n")
     assert error.startswith("demo.app: " + told.format(taken=taken)) and error.isprintable()
-    assert ("cannot listen" in told) == error.endswith('name another: make demo ARGS="--port 8001"')
+    advice = "--host 127.0.0.1" if "--host" in flags else "--port 8001"
+    assert ("cannot listen" in told) == error.endswith(f'name another: make demo ARGS="{advice}"')
 
 
 @pytest.mark.parametrize("port", ["-1", "65536"])

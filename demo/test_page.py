@@ -167,6 +167,12 @@ def test_ten_drawn_digits_are_read(page: Page, capsys: pytest.CaptureFixture[str
     assert right == len(DIGITS), read
 
 
+@pytest.mark.parametrize(("right", "down"), [(-0.28, 0), (0.27, 0), (0, -0.18), (0, 0.16)])
+def test_a_digit_at_the_edge_of_the_sheet_is_read(page: Page, right: float, down: float) -> None:
+    draw(page, [[(x + right, y + down) for x, y in stroke] for stroke in DIGITS["4"]])
+    assert page.inner_text("#name") == "4"
+
+
 def test_the_answer_comes_while_one_is_drawing(page: Page) -> None:
     x, y = zip(*path_on(page, DIGITS["1"][0]))
     page.mouse.move(x[0], y[0])
@@ -462,7 +468,7 @@ def test_the_key_is_asked_for(launch: Launch, monkeypatch: pytest.MonkeyPatch, b
     monkeypatch.setenv("DIGIT_API_KEY", KEY)
     _, url = launch()
     page = browser.new_page()
-    given, asked = iter(["wrong", KEY]), []
+    given, asked = iter(["ключ", KEY]), []  # the first is no text of a header
 
     def reply(dialog: Dialog) -> None:
         asked.append(dialog.message)

@@ -100,6 +100,11 @@ def test_of_a_film_the_first_image_is_read() -> None:
     assert far(read_file(content), read(drawn())) < 5
 
 
+def test_damaged_exif_is_ignored() -> None:
+    content = save(drawn(), "JPEG", exif=b"Exif\0\0garbage")
+    assert far(read_file(content), read(drawn())) < 5
+
+
 @pytest.mark.parametrize("turn", TURNS)
 def test_exif_is_obeyed(turn: int) -> None:
     exif = Image.Exif()

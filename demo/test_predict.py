@@ -99,7 +99,9 @@ def test_missing_and_torn_weights_are_told(
 @pytest.mark.parametrize(
     ("params", "changes", "message"),
     [
-        (constant(0, inputs=64), {}, "has 64 inputs; 784 are needed"),
+        (constant(0, inputs=64), {}, r"has layers \[64, 10\]; from 784 to 10 are needed"),
+        (constant(0, outputs=4), {}, r"has layers \[784, 4\]; from 784 to 10 are needed"),
+        (constant(0) | {"W1": np.full((784, 10), 1e37, np.float32)}, {}, "has numbers too large to compute with"),
         (constant(0), {"activation": "step"}, "needs activation step and loss cross_entropy, which are not known here"),
         (constant(0), {"loss": "hinge"}, "needs activation relu and loss hinge, which are not known here"),
     ],

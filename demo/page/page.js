@@ -1,7 +1,7 @@
 "use strict";
 
 const $ = id => document.getElementById(id);
-const percent = p => (p > .9995 ? "> 99.9" : (100 * p).toFixed(1)) + "\u00a0%";
+const percent = p => (p >= .9995 ? "> 99.9" : (100 * p).toFixed(1)) + "\u00a0%";
 
 // What is drawn: strokes of points in [0, 1], or a photo. Only the last stroke grows, so undo is a list of drawings.
 
@@ -42,11 +42,14 @@ function showDrawing() {
   $("clear").disabled = isEmpty();
 }
 
-function toFile() {  // the drawing as a person would send it: ink on white paper
-  const {photo, strokes} = drawing(), canvas = new OffscreenCanvas(280, 280), context = canvas.getContext("2d");
-  context.scale(280, 280);
+function toFile() {  // the drawing as a person would send it: ink on white paper, none at its edge
+  const {photo, strokes} = drawing(), canvas = new OffscreenCanvas(420, 420), context = canvas.getContext("2d");
   context.fillStyle = "white";
-  context.fillRect(0, 0, 1, 1);
+  context.fillRect(0, 0, 420, 420);
+  context.translate(70, 70);
+  context.scale(280, 280);
+  context.rect(0, 0, 1, 1);
+  context.clip();
   context.lineCap = context.lineJoin = "round";
   for (const stroke of strokes) {
     context.lineWidth = stroke.width;
@@ -122,7 +125,7 @@ async function fetchJson(path, options) {
   if (response?.status === 401) {
     const given = prompt(key ? "The server refused that key. Another?" : "This server asks for a key.");
     if (given === null) throw new Error("This server asks for a key; reload the page to give one.");
-    sessionStorage.setItem("key", given);
+    sessionStorage.setItem("key", given.replace(/[^!-~]/g, "?"));  // no header holds others
     return fetchJson(path, options);
   }
   const content = await response?.json().catch(() => null);
@@ -164,7 +167,7 @@ const NOVEL = .985, DOUBT = .8;  // from this novelty on, and below this probabi
 let announcement = 0;  // the timer of what a screen reader is told, once the pen rests
 
 function showNetwork(known) {
-  if (!network) $("pen").value = known.dataset === "mnist" ? 22 : 60;
+  if (!network) $("pen").value = known.dataset === "fashion-mnist" ? 60 : 22;
   network = known;
   connected = true;
   const accuracy = `reads ${(100 * network.accuracy).toFixed(1)} % of the ${network.measured_on} set right`;
