@@ -28,8 +28,8 @@ RECIPES = {  # flags of train.py, chosen on the validation set
     ("mnist", "best"): "--layers 784 1536 768 10 --epochs 150 --learning-rate 0.0015 --weight-decay 0.1"
     " --schedule cosine --label-smoothing 0.1 --augment rotation=15,scale=0.15,shear=0.15,shift=1,elastic=1.6,fade=0.6",
     ("fashion-mnist", "default"): "",
-    ("fashion-mnist", "best"): "--layers 784 2048 1024 10 --epochs 160 --learning-rate 0.0007 --schedule cosine"
-    " --weight-decay 0.2 --label-smoothing 0.1 --augment flip=0.5,elastic=0.4",
+    ("fashion-mnist", "best"): "--layers 784 2048 1024 10 --epochs 150 --learning-rate 0.0007 --schedule cosine"
+    " --weight-decay 0.2 --label-smoothing 0.1 --augment flip=0.5,elastic=0.8,fade=0.8",
 }
 PUBLISHED = {  # test error in %, of plain perceptrons on MNIST
     "784-800-10, Simard et al. 2003": 1.60,
