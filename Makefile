@@ -34,13 +34,13 @@ help:  ## this list
 ## Train and use
 # what train.py prints goes on into the log beside the weights, too; exec, so that a signal to make reaches it
 train: SHELL = bash
-train: log = $$(.venv/bin/python -c 'import argparse, pathlib; from data.load import weights_name as name; \
+train: log = import argparse, pathlib; from data.load import weights_name as name; \
 	parser = argparse.ArgumentParser(add_help=False); parser.add_argument("--dataset"); \
 	parser.add_argument("--weights", default="weights/DATASET.pkl"); flags, _ = parser.parse_known_args(); \
-	print(pathlib.Path(flags.weights.replace("DATASET", name(flags.dataset))).with_suffix(".log"))' --dataset $(dataset) $(ARGS))
+	print(pathlib.Path(flags.weights.replace("DATASET", name(flags.dataset))).with_suffix(".log"))
 train: .venv/train $(if $(RANKS),.venv/mpi) data  ## train on DATASET, keep the weights, print the test accuracy
-	@mkdir -p "$$(dirname "$(log)")"
-	@exec > >(tee -ai "$(log)"); exec $(if $(RANKS),.venv/bin/mpiexec -n $(RANKS)) \
+	@log=$$(.venv/bin/python -c '$(log)' --dataset $(dataset) $(ARGS)); mkdir -p "$$(dirname "$$log")"; \
+		exec > >(tee -ai "$$log"); exec $(if $(RANKS),.venv/bin/mpiexec -n $(RANKS)) \
 		.venv/bin/python $(if $(RANKS),-m mpi4py) train.py --dataset $(dataset) $(ARGS)
 
 evaluate: .venv/train data  ## score saved weights on the test set
@@ -52,7 +52,7 @@ data: .venv/train  ## fetch and verify the images of DATASET; FROM=folder takes 
 both-sets: .venv/train
 	@for name in mnist fashion-mnist; do .venv/bin/python -m data.fetch --dataset $$name || exit; done
 
-predict: .venv/demo  ## say what IMAGE="my photo.png" shows; several: ARGS="b.png scans/*.jpg"; ARGS=--show draws the stages
+predict: .venv/demo  ## say what IMAGE="my photo.png" shows; several: ARGS="b.png scans/*.jpg"; ARGS=--show saves the stages
 	@$(if $(value IMAGE)$(ARGS),,echo 'name an image: make predict IMAGE=photo.png' >&2; exit 2;) \
 		.venv/bin/python -m demo.predict --dataset $(dataset) $(ARGS) $(if $(value IMAGE),-- $(image))
 

@@ -486,7 +486,7 @@ def test_gradient_of_random_networks(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_the_example_of_the_readme_learns(capsys: pytest.CaptureFixture[str]) -> None:
-    """It draws what it has learnt: a disc."""
+    """It prints what it has learnt: a disc."""
     page = Path(nn.__file__).with_name("README.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```python\n(import numpy.*?)```", page, re.DOTALL)
     assert example.count("\n") <= 20

@@ -347,7 +347,7 @@ def test_a_run_at_a_constant_rate_can_be_made_longer_and_its_seconds_are_carried
 def test_resume_names_the_flag_that_differs(command: Command) -> None:
     command()
     for flags, was in (
-        ("--epochs 8", "epochs 3, not 8, and the linear schedule or fade was laid out for those; resume with its"),
+        ("--epochs 8", "epochs 3, not 8, and the linear schedule or fade is laid out for those; resume with its flags"),
         ("--seed 7", "seed 0, not 7"), ("--validation", "validation False, not True"), ("--init small", "init he, not"),
         ("--layers 784 9 10", "layers [784, 8, 10], not [784, 9, 10]"), ("--optimizer sgd", "optimizer adam, not sgd"),
         ("--augment rotation=6", "augment {'rotation': 10"), ("--samples 59", "samples 0, not 59"),
@@ -362,8 +362,8 @@ def test_a_signal_ends_the_run_and_a_second_one_the_process(
     before = signal.signal(number, train.stop)
     monkeypatch.setattr(nn, "update_params", lambda *arguments: signal.raise_signal(number))
     try:
-        status, out, said = command()
-        assert (status, out) == (128 + number, "") and said.startswith("train.py: stopped; the same command with")
+        goes_on = "the same command with --resume goes on from the last whole epoch, if one was done"
+        assert command() == (128 + number, "", f"train.py: stopped; {goes_on}\n")
         assert signal.getsignal(number) is signal.SIG_DFL
     finally:
         signal.signal(number, before)

@@ -93,11 +93,11 @@ def main() -> None:
     every = parser.parse_args().every
     if is_caught("nn.py", (ROOT / "nn.py").read_text(encoding="utf-8")):
         sys.exit("mutants: nothing to prove, a test fails without a mutant")
-    every_one = [mutant for file in ("nn.py", "train.py") for mutant in mutants(file)]
+    found = [mutant for file in ("nn.py", "train.py") for mutant in mutants(file)]
     reasons = dict(line.rsplit(" | ", 1) for line in EQUIVALENT.read_text(encoding="utf-8").splitlines())
-    if stale := reasons.keys() - {name for _, name, _ in every_one}:
+    if stale := reasons.keys() - {name for _, name, _ in found}:
         sys.exit(f"mutants: {EQUIVALENT.name} lists what is no mutant: {'; '.join(stale)}")
-    files, names, sources = zip(*every_one[::every])
+    files, names, sources = zip(*found[::every])
     with ThreadPoolExecutor(AT_ONCE) as pool:
         survived = [name for name, caught in zip(names, pool.map(is_caught, files, sources)) if not caught]
     for name in survived:

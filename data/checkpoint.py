@@ -36,7 +36,7 @@ def load_checkpoint(path: Path, fresh: Checkpoint) -> Checkpoint:
     extends = now["schedule"] == "constant" and not cast(dict[str, float], now["augment"]).get("fade")
     for name, value in now.items():
         if was.get(name) != value and not (name == "epochs" and extends):
-            why = f", and the {now['schedule']} schedule or fade was laid out for those" if name == "epochs" else ""
+            why = f", and the {now['schedule']} schedule or fade is laid out for those" if name == "epochs" else ""
             raise ValueError(f"{path} is of a run with {name} {was.get(name)}, not {value}{why}; resume with its flags")
     if outline({**saved, "config": now}) != outline(cast(Mapping[str, object], fresh)):
         raise ValueError(f"{path} does not hold the state of such a run; start without --resume")

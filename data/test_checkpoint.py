@@ -68,7 +68,7 @@ def test_nothing_to_resume_is_said(path: Path) -> None:
     ({"layers": [2, 4]}, "is of a run with layers [2, 3], not [2, 4]; resume with its flags"),
     ({"augment": {"shift": 2.0}}, "is of a run with augment {'shift': 1.0}, not {'shift': 2.0}"),
     ({"schedule": "constant"}, "is of a run with schedule cosine, not constant"),
-    ({"epochs": 8}, "is of a run with epochs 6, not 8, and the cosine schedule or fade was laid out for those"),
+    ({"epochs": 8}, "is of a run with epochs 6, not 8, and the cosine schedule or fade is laid out for those"),
     ({"more": 1}, "is of a run with more None, not 1"),
 ])  # fmt: skip
 def test_a_run_with_other_hyperparameters_is_refused_and_the_one_named(
@@ -84,7 +84,7 @@ def test_the_epochs_of_a_constant_schedule_may_change_but_not_below_those_done(p
     refused(path, begun(schedule="constant", epochs=2), "has 3 epochs behind it, more than --epochs 2")
     fading = {"schedule": "constant", "augment": {"shift": 1.0, "fade": 0.5}}
     save_tree(path, {**DONE, "config": CONFIG | fading})
-    refused(path, begun(**fading, epochs=8), "schedule or fade was laid out for those")
+    refused(path, begun(**fading, epochs=8), "schedule or fade is laid out for those")
 
 
 @each("damage", [
@@ -108,6 +108,14 @@ def test_an_impossible_number_of_epochs_is_refused(path: Path, damage: dict[str,
 def test_a_checkpoint_without_its_hyperparameters_is_refused(path: Path, config: object) -> None:
     save_tree(path, {**DONE, "config": config})
     refused(path, begun(), "is of a run with seed None, not 0")
+
+
+def test_a_state_that_is_not_finite_is_not_written(path: Path) -> None:
+    before = path.read_bytes()
+    moments = {"v": {**PARAMS, "b1": np.array([1, np.inf, 1], np.float32)}}
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        save_tree(path, {**DONE, "state": {**STATE, "moments": moments}})
+    assert path.read_bytes() == before
 
 
 def test_a_damaged_checkpoint_is_refused(path: Path) -> None:

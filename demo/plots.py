@@ -1,4 +1,4 @@
-"""Draws a saved network: confusion matrix, first layer, mistakes, calibration; and its run's curves, from its log."""
+"""Plots a saved network: confusion matrix, first layer, mistakes, calibration; and its run's curves, from its log."""
 
 import argparse
 import re

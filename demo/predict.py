@@ -17,7 +17,7 @@ from data.weights import Weights, load_weights
 from demo.photo import ImageError, find_stages, prepare_image
 
 SHADES = " .:-=+*#%@"
-STAGE = 320  # pixels, the side of each stage that --show draws
+STAGE = 320  # pixels, the side of each stage that --show saves
 BAR = 40  # characters, for a probability of 1
 
 
@@ -79,7 +79,7 @@ def describe(probabilities: nn.Array, classes: Sequence[str]) -> str:
 
 
 def save_stages(path: Path, content: bytes) -> Path:
-    """Draws the image as found, the surface in it and the ink that is read, side by side. Returns where."""
+    """Saves the image as found, the surface in it and the ink that is read, side by side. Returns where."""
     target = path.with_name(f"{path.name}.stages.png")
     sheet = Image.new("RGB", (3 * STAGE, STAGE))
     for k, stage in enumerate(find_stages(content)):
