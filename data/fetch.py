@@ -154,6 +154,8 @@ def main(args: Sequence[str] | None = None, datasets: Mapping[str, Published] = 
     options = parser.parse_args(args)
     name: str = options.dataset
     if name not in datasets:
+        if options.own is not None:
+            parser.error(f"--from is for {' or '.join(datasets)}; --dataset {name} is read where it lies")
         try:
             print(printable(f"{parse_dataset(name)}: read from there, as it is"))
             return 0

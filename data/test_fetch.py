@@ -582,3 +582,6 @@ def test_a_path_to_ones_own_samples_is_left_as_it_is(tmp_path: Path, capsys: pyt
     fill(tmp_path / "own")
     assert main(["--dataset", str(tmp_path / "own")]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'own'}: read from there, as it is\n"
+    with pytest.raises(SystemExit, match="2"):
+        main(["--dataset", str(tmp_path / "own"), "--from", str(tmp_path)])
+    assert f"--from is for mnist or fashion-mnist; --dataset {tmp_path / 'own'} is " in capsys.readouterr().err

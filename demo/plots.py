@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 
 import nn
 from data.augment import Images
-from data.batches import scale_parts
 from data.datasets import DATASETS, SIDE
 from data.flags import printable
 from data.load import is_same, load_measured, weights_name
 from data.weights import Weights
 from demo.photo import shows_ink
-from demo.predict import PROBABILITIES, load_network, weights_path
+from demo.predict import load_network, predict, weights_path
 from demo.robustness import CONDITIONS, read_back
 
 BLUE, RED, GREY, INK, FRAME = "#2b6cb0", "#d9480f", "#a9b1bc", "#22262e", "#e3e7ec"
@@ -146,17 +145,6 @@ def draw_calibration(sets: Mapping[str, tuple[nn.Array, nn.Labels]], bins: int =
     return figure
 
 
-def read(params: nn.Params, X: Images, activation: nn.Activation) -> nn.Array:
-    """The logits (N, K) of images X (N, 784)."""
-    logits = f"Z{len(params) // 2}"
-    return np.concatenate([nn.forward_propagation(params, x, activation)[logits] for x in scale_parts(X)])
-
-
-def find_probabilities(weights: Weights, X: Images) -> nn.Array:
-    """The probabilities (N, K) of the classes of images X (N, 784)."""
-    return PROBABILITIES[weights["loss"]](read(weights["params"], X, nn.ACTIVATIONS[weights["activation"]]))
-
-
 def read_photos(X: Images, Y: nn.Labels, dataset: str) -> tuple[Images, nn.Labels, int]:
     """PHOTOS of the images X (N, 784), each drawn under one of CONDITIONS and read again, and their labels.
 
@@ -172,11 +160,11 @@ def read_photos(X: Images, Y: nn.Labels, dataset: str) -> tuple[Images, nn.Label
 
 def draw_network(weights: Weights, X: Images, Y: nn.Labels) -> dict[str, Figure]:
     """Figures, by name, of what weights read in images X (N, 784) with labels Y (N,)."""
-    P, classes, dataset = find_probabilities(weights, X), weights["classes"], weights["dataset"]
+    P, classes, dataset = predict(weights, X), weights["classes"], weights["dataset"]
     calibrated = {f"{weights['measured_on']} images": (P, Y)}
     if dataset in DATASETS and shows_ink(dataset):
         photos, labels, refused = read_photos(X, Y, dataset)
-        calibrated[f"photos ({refused} refused)"] = find_probabilities(weights, photos), labels
+        calibrated[f"photos ({refused} refused)"] = predict(weights, photos), labels
     return {
         "confusion": draw_confusion(nn.get_predictions(P), Y, classes),
         "first-layer": draw_first_layer(weights["params"]["W1"]),

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import nn
+from data.augment import Images
+from data.batches import scale_parts
 from data.datasets import DATASETS, PIXELS, SIDE
 from data.flags import printable
-from data.load import scale_pixels, weights_name
+from data.load import weights_name
 from data.weights import Weights, load_weights
 from demo.photo import ImageError, find_stages, prepare_image
 
@@ -50,18 +52,17 @@ def load_network(path: Path) -> Weights:
     if (weights["layers"][0], weights["layers"][-1]) != needed:
         raise ValueError(f"{path} has layers {weights['layers']}; from {needed[0]} to {needed[1]} are needed")
     with np.errstate(all="ignore"):
-        finite = np.isfinite(predict(weights, np.full(PIXELS, 255, np.uint8))).all()
+        finite = np.isfinite(predict(weights, np.full((1, PIXELS), 255, np.uint8))).all()
     if not finite:
         raise ValueError(f"{path} has numbers too large to compute with")
     return weights
 
 
-def predict(weights: Weights, image: NDArray[np.uint8]) -> nn.Array:
-    """The probability (K,) of each class for one image (784,)."""
+def predict(weights: Weights, X: Images) -> nn.Array:
+    """The probabilities (N, K) of the classes of images X (N, 784)."""
     params, activation = weights["params"], nn.ACTIVATIONS[weights["activation"]]
-    cache = nn.forward_propagation(params, scale_pixels(image[np.newaxis]), activation)
-    probabilities: nn.Array = PROBABILITIES[weights["loss"]](cache[f"Z{len(params) // 2}"])[0]
-    return probabilities
+    caches = (nn.forward_propagation(params, x, activation) for x in scale_parts(X))
+    return PROBABILITIES[weights["loss"]](np.concatenate([cache[f"Z{len(params) // 2}"] for cache in caches]))
 
 
 def draw(image: NDArray[np.uint8]) -> str:
@@ -117,7 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(printable(failed), file=sys.stderr)
             status = 1
         else:
-            print(printable(path), draw(image), describe(predict(weights, image), weights["classes"]), "", sep="\n")
+            (probabilities,) = predict(weights, image[np.newaxis])
+            print(printable(path), draw(image), describe(probabilities, weights["classes"]), "", sep="\n")
     return status
 
 

@@ -46,7 +46,7 @@ def test_probabilities_are_softmax_or_sigmoids_shared_out(tmp_path: Path) -> Non
     Z = np.array([sum(int(v) / 255 * W[i, k] for i, v in enumerate(image)) + b[k] for k in range(10)])
     for loss, outputs in (("cross_entropy", np.exp(Z)), ("mean_squared_error", 1 / (1 + np.exp(-Z)))):
         weights = load_network(keep(tmp_path / "w.pkl", {"W1": W, "b1": b}, loss=loss))
-        assert predict(weights, image) == pytest.approx(outputs / outputs.sum(), rel=1e-5)
+        assert predict(weights, image[np.newaxis])[0] == pytest.approx(outputs / outputs.sum(), rel=1e-5)
         np.testing.assert_allclose(PROBABILITIES[loss](np.full((1, 4), -1e4, np.float32)), 0.25)  # outputs of 0
 
 

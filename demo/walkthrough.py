@@ -281,7 +281,7 @@ params = nn.init_params([784, 64, 10], nn.INITS["he"], np.random.default_rng(see
 
 def measure(params: nn.Params, X: Images, Y: nn.Labels) -> tuple[float, float]:
     """The loss, and the accuracy in 0..1, on images X with labels Y."""
-    Z = plots.read(params, X, relu)
+    Z = nn.forward_propagation(params, scale_pixels(X), relu)["Z2"]
     loss, _ = nn.cross_entropy(Z, nn.one_hot(Y, 10))
     return float(loss), nn.get_accuracy(nn.get_predictions(Z), Y)
 
@@ -322,7 +322,7 @@ show(plots.draw_curves(*curves), "4-curves")
 # First one image, forward through the trained network, as in part 2.
 
 # %%
-P = nn.softmax(plots.read(params, X_test[:1], relu))
+P = nn.softmax(nn.forward_propagation(params, scale_pixels(X_test[:1]), relu)["Z2"])
 for digit, probability in enumerate(P[0]):
     print(f"{digit}  {probability:8.4%}  {'█' * round(40 * probability)}")
 print("the label says", Y_test[0])
@@ -339,7 +339,7 @@ show(plots.draw_first_layer(params["W1"]), "5-first-layer")
 # And the mistakes: in which would you have hesitated, and where does the network have no excuse?
 
 # %%
-P = nn.softmax(plots.read(params, X_test, relu))
+P = nn.softmax(nn.forward_propagation(params, scale_pixels(X_test), relu)["Z2"])
 print(f"test accuracy {nn.get_accuracy(nn.get_predictions(P), Y_test):.2%}")
 show(plots.draw_mistakes(X_test, Y_test, P, DATASETS["mnist"].classes), "6-mistakes")
 
