@@ -4,9 +4,9 @@ N samples in a batch, D features, H hidden units, K classes, L layers counted l 
 labels Y (N,), targets T (N, K), W{l} (fan_in, fan_out), b{l} (fan_out,). With A0 = X, a layer computes
 Z{l} = A{l-1} @ W{l} + b{l} and A{l} = f(Z{l}); the last Z are the logits. dZ is short for d loss / dZ.
 
-The dtype follows the parameters: float32 to train, float64 to check gradients. No function changes an argument, prints
-or draws a random number without a generator it was given; what does not fit is a ValueError. Not here: files, images
-and the command line (data/, train.py); convolutions, GPUs, automatic differentiation.
+The dtype follows the parameters: float32 to train, float64 to check gradients. No function prints, changes an array it
+is given, or draws a random number but from a generator it is given. A wrong shape, dtype or value is a ValueError. Not
+here: files, images and the command line (data/, train.py); convolutions, GPUs, automatic differentiation.
 """
 
 import math
@@ -72,8 +72,8 @@ def softmax(Z: Array) -> Array:
 
 def cross_entropy(Z: Array, T: Array) -> tuple[np.floating, Array]:
     """mean_n -sum_k T_nk log softmax(Z)_nk, for rows of T that sum to 1, and dZ = (softmax(Z) - T) / N."""
-    if np.ndim(Z) != 2 or np.shape(Z) != np.shape(T):
-        raise ValueError(f"logits {np.shape(Z)} and targets {np.shape(T)} must both be (N, K)")
+    if np.ndim(Z) != 2 or np.shape(Z) != np.shape(T) or not len(T):
+        raise ValueError(f"logits {np.shape(Z)} and targets {np.shape(T)} must both be (N, K), N > 0")
     shifted: Array = Z - np.max(Z, axis=1, keepdims=True)
     E = np.exp(shifted)
     total = E.sum(axis=1, keepdims=True)
@@ -82,8 +82,8 @@ def cross_entropy(Z: Array, T: Array) -> tuple[np.floating, Array]:
 
 def mean_squared_error(Z: Array, T: Array) -> tuple[np.floating, Array]:
     """mean_n 1/2 |A_n - T_n|^2 with A = sigmoid(Z), and dZ = (A - T) A (1 - A) / N."""
-    if np.ndim(Z) != 2 or np.shape(Z) != np.shape(T):
-        raise ValueError(f"logits {np.shape(Z)} and targets {np.shape(T)} must both be (N, K)")
+    if np.ndim(Z) != 2 or np.shape(Z) != np.shape(T) or not len(T):
+        raise ValueError(f"logits {np.shape(Z)} and targets {np.shape(T)} must both be (N, K), N > 0")
     A = sigmoid(Z)
     return 0.5 * ((A - T) ** 2).sum() / len(T), (A - T) * A * (1 - A) / len(T)
 
@@ -190,7 +190,7 @@ def momentum(grads: Params, moments: Moments, step: int) -> tuple[Params, Moment
 def adam(grads: Params, moments: Moments, step: int) -> tuple[Params, Moments]:
     """Kingma & Ba 2015, algorithm 1: m_hat / (sqrt(v_hat) + eps); m and v are sums, m_hat = m / c1, v_hat = v / c2."""
     beta1, beta2, eps = 0.9, 0.999, 1e-8
-    c1, c2 = (1 - beta1**step) / (1 - beta1), (1 - beta2**step) / (1 - beta2)  # the sums of the past's weights
+    c1, c2 = (1 - beta1**step) / (1 - beta1), (1 - beta2**step) / (1 - beta2)  # bias correction: sums of past weights
     m, v, updates = (dict[str, Array]() for _ in range(3))
     for k, g in grads.items():  # what was just made is changed in place: fewer passes over memory
         m[k] = beta1 * moments["m"][k]
@@ -212,9 +212,9 @@ OPTIMIZERS: dict[str, Optimizer] = {  # moments, zero at first; gradients, momen
 
 
 def update_params(params: Params, updates: Params, learning_rate: float, weight_decay: float = 0.0) -> Params:
-    """theta - learning_rate (update + weight_decay theta), the decay apart from moments (Loshchilov & Hutter 2019)."""
+    """theta - learning_rate (update + weight_decay theta): decoupled weight decay, Loshchilov & Hutter 2019."""
     if not (0 <= learning_rate < math.inf and 0 <= weight_decay < math.inf):
-        raise ValueError(f"learning_rate and weight_decay must be 0 or more, got {learning_rate} and {weight_decay}")
+        raise ValueError(f"learning_rate and weight_decay must be finite, >= 0, got {learning_rate} and {weight_decay}")
     if wrong := [k for k in params | updates if np.shape(params.get(k, 0)) != np.shape(updates.get(k, 0))]:
         raise ValueError(f"updates must have the keys and shapes of params, those of {', '.join(wrong)} differ")
     rate, kept = float(learning_rate), float(1 - learning_rate * weight_decay)  # a NumPy float64 would widen float32
@@ -222,7 +222,7 @@ def update_params(params: Params, updates: Params, learning_rate: float, weight_
 
 
 def init_state(params: Params, optimizer: Optimizer) -> State:
-    """The state before the first step; its loss, NaN here, is the mean over the last batch before its update."""
+    """The state before step 1. A state's loss is that of the last batch, before its update; here it is NaN."""
     count_layers(params)
     if len(dtypes := {A.dtype for A in params.values()}) > 1 or not dtypes <= {np.dtype("f4"), np.dtype("f8")}:
         raise ValueError(f"params must be all float32 or all float64, got {', '.join(map(str, dtypes))}")

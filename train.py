@@ -51,7 +51,7 @@ class Config:
     loss: str = flag("cross_entropy", "on softmax, or the squared error on sigmoid outputs", choices=nn.LOSSES)
     label_smoothing: float = flag(0.05, "share of each target that is spread evenly over all classes", high=1)
     optimizer: str = flag("adam", "update rule", choices=nn.OPTIMIZERS)
-    learning_rate: float = flag(0.006, "the peak of the schedule", low=1e-30)
+    learning_rate: float = flag(0.006, "times the factor of the schedule, 0 to 1", low=1e-30)
     schedule: str = flag("linear", "how the learning rate goes from step to step", choices=SCHEDULES)
     weight_decay: float = flag(0.0, "decoupled, as in AdamW", high=1)
     batch_size: int = flag(256, "samples per step; 0 is all of them")
@@ -85,7 +85,7 @@ def parse_config(arguments: Sequence[str] | None = None) -> Config:
 
 
 def accumulate(gradients: nn.Gradients, micro_batch: int) -> nn.Gradients:
-    """Gradient accumulation: the same mean loss and gradients, micro_batch rows at a time, which stay in the cache."""
+    """Gradient accumulation: the same mean loss and gradients, micro_batch rows at a time, which fit a CPU's cache."""
 
     def accumulated(params: nn.Params, X: nn.Samples, T: nn.Array) -> tuple[float, nn.Params]:
         loss, grads = 0.0, {k: np.zeros_like(A) for k, A in params.items()}
@@ -211,7 +211,7 @@ def report(which: str, accuracy: float, samples: int, seconds: float, minimum: f
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns its exit status: 0, or 1 for an error or low accuracy. SystemExit for usage and signals."""
+    """The command. Returns its exit status: 0, 1 for an error or low accuracy, 2 for unfit layers. Else SystemExit."""
     comm, config = None, None
     if "mpi4py" in sys.modules:  # as in mpiexec -n 4 python -m mpi4py train.py
         from mpi4py import MPI

@@ -57,7 +57,7 @@ def print_installed(tools: Mapping[str, Sequence[str]]) -> list[str]:
 
 def number(value: float) -> str:
     """Three digits, or all before the point."""
-    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
 
 
 def line(*cells: str | float) -> str:

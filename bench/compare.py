@@ -2,7 +2,7 @@
 
 `python -m bench.compare`: each of them has a process of its own for each row of the table. The processes take turns, so
 that a slow minute of the machine falls on all of them; the first turn warms up, and the median of the others counts.
-All have the same number of threads: OMP_NUM_THREADS or OPENBLAS_NUM_THREADS where one is set, else one a core.
+All have the same number of threads (common.threads).
 """
 
 import argparse
@@ -13,10 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from bench.common import header, line, number, own_process, print_installed
-from bench.frameworks import BOUND, FRAMEWORKS, Work, score, time_epoch, time_prediction, time_step
+from bench.frameworks import BOUND, FRAMEWORKS, Work, elapsed, score
 
 SAME = 0.02  # by how much the test accuracy of the same work may differ from ours, in [0, 1]
-UNITS = {"s/epoch": time_epoch, "µs/step": time_step, "µs/image": time_prediction}
 SMALL = (784, 128, 64, 10)
 ROWS = {
     "784-128-64-10, batch 128, SGD": Work(SMALL, "sgd", 128, 0.1),
@@ -36,7 +35,7 @@ def measure(work: Work, names: Sequence[str], turns: int, dataset: str) -> tuple
         def ask(question: Callable[[str, Work, str], float], names: Sequence[str]) -> Figures:
             return {name: processes[name].submit(question, name, work, dataset).result() for name in names}
 
-        times = [ask(UNITS[work.unit], names) for _ in range(1 + turns)][1:]
+        times = [ask(elapsed, names) for _ in range(1 + turns)][1:]
         accuracies = ask(score, [name for name in names if name != BOUND])
     return {name: statistics.median(turn[name] for turn in times) for name in names}, accuracies
 

@@ -9,9 +9,9 @@ import functools
 import itertools
 import math
 import statistics
+import timeit
 from collections.abc import Callable, Iterator
-from timeit import timeit
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,7 @@ class Work(NamedTuple):
     batch: int  # samples a step
     rate: float  # learning rate
     samples: int = 60_000  # the first ones; an epoch is one pass over them
-    unit: str = "s/epoch"  # in which its time is told
+    unit: Literal["s/epoch", "µs/step", "µs/image"] = "s/epoch"  # in which its time is told
 
 
 class Trainer(NamedTuple):
@@ -105,7 +105,7 @@ def lower_bound(work: Work, X: Images, Y: Labels) -> Trainer:
 
 
 def pytorch(work: Work, X: Images, Y: Labels) -> Trainer:
-    """PyTorch, eager: tensors made beforehand, a fused optimizer, no modules, gradients dropped rather than zeroed."""
+    """PyTorch, eager: tensors made beforehand, a fused optimizer, no modules."""
     import torch
     from torch.nn.functional import cross_entropy, linear, relu
 
@@ -121,7 +121,7 @@ def pytorch(work: Work, X: Images, Y: Labels) -> Trainer:
 
     def epoch() -> None:
         for rows in torch.from_numpy(next(order)).split(work.batch):
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             cross_entropy(forward(images.index_select(0, rows)), targets.index_select(0, rows)).backward()
             optimizer.step()
 
@@ -206,21 +206,14 @@ def make_trainer(name: str, work: Work, dataset: str) -> Trainer:
     return FRAMEWORKS[name][1](work, X[: work.samples], Y[: work.samples])
 
 
-def time_epoch(name: str, work: Work, dataset: str) -> float:
-    """The seconds of one more epoch."""
-    return timeit(make_trainer(name, work, dataset).epoch, number=1)
-
-
-def time_step(name: str, work: Work, dataset: str) -> float:
-    """The mean microseconds of a step of one more epoch."""
-    return 1e6 * time_epoch(name, work, dataset) / math.ceil(work.samples / work.batch)
-
-
-def time_prediction(name: str, work: Work, dataset: str) -> float:
-    """The median microseconds from an image in the framework's own array to its label, after a first time."""
+def elapsed(name: str, work: Work, dataset: str) -> float:
+    """The time, in the work's unit, of one more epoch or its mean step, or the median of predictions after a first."""
     trainer = make_trainer(name, work, dataset)
-    array = trainer.array(scale_pixels(load(dataset, "test")[0][:1]))
-    return 1e6 * statistics.median([timeit(lambda: trainer.predict(array), number=1) for _ in range(REPEATED)][1:])
+    if work.unit == "µs/image":
+        array = trainer.array(scale_pixels(load(dataset, "test")[0][:1]))
+        return 1e6 * statistics.median(timeit.repeat(lambda: trainer.predict(array), number=1, repeat=REPEATED)[1:])
+    seconds = timeit.timeit(trainer.epoch, number=1)
+    return seconds if work.unit == "s/epoch" else 1e6 * seconds / math.ceil(work.samples / work.batch)
 
 
 def score(name: str, work: Work, dataset: str) -> float:

@@ -1,8 +1,7 @@
 """What a user waits for: from the command to trained weights of an accuracy, with this project and with other tools.
 
 `python -m bench.headline` runs the scripts in bench/newcomers, interleaved, each a whole process, and prints medians.
-All train 784-128-64-10 with Adam, rate 0.001, batches of 128, on the first 50,000 training images, until at the end of
-an epoch the accuracy on the last 10,000 reaches the target. A turn has its own seed, of weights and order.
+README.md says what all of them train. A turn has its own seed, of weights and order.
 Each tool has a thread for each core, or OMP_NUM_THREADS; but where this project augments, in a thread of its own, its
 matrix products have one, as in make train.
 The first turn is cold, where the system lets go of cached files, and told apart; the others find all in the cache.

@@ -1,4 +1,4 @@
-"""Recipes from seconds to forty minutes, trained through train.py, and how few images each misreads.
+"""Recipes from seconds to an hour, trained through train.py, and how few images each misreads.
 
 `python -m bench.record` trains a recipe with each seed, keeps its runs in one file of bench/logs, and then prints the
 table of all logs and plots it, with the learning curves. A run that was stopped goes on when started again; until it
@@ -33,7 +33,7 @@ RECIPES = {  # flags of train.py, chosen on the validation set
 }
 PUBLISHED = {  # test error in %, of plain perceptrons on MNIST
     "784-800-10, Simard et al. 2003": 1.60,
-    "784-512-256-10 in NumPy, augmented images": 1.17,
+    "784-512-256-10 in NumPy, augmented images, schmidhuber-problems": 1.17,
     "3 × 1024, dropout, Srivastava et al. 2014": 1.06,
     "784-800-10, augmented images, Simard et al. 2003": 0.70,
     "784-2500-2000-1500-1000-500-10, augmented images, Ciresan et al. 2010": 0.35,

@@ -3,7 +3,6 @@
 import statistics
 import sys
 import tempfile
-from pathlib import Path
 
 import numpy as np
 from matplotlib import pyplot
@@ -65,7 +64,7 @@ def train(flags: str, seed: int) -> tuple[float, float]:
         return read_result("".join(run_train(*flags.split(), *more, f"{folder}/weights.pkl")))
 
 
-def draw_curves(path: Path) -> None:
+def draw_curves() -> None:
     """Mikulej's plots: loss and test accuracy after each of the 100 batches."""
     (X, Y), (X_test, Y_test), optimizer = load("mnist", "train"), load("mnist", "test"), nn.OPTIMIZERS["sgd"]
     batches = ((scale_pixels(X[i : i + 32]), nn.one_hot(Y[i : i + 32], 10)) for i in range(0, 3200, 32))
@@ -78,7 +77,7 @@ def draw_curves(path: Path) -> None:
     left.set(xlabel="batch of 32", ylabel="loss of the batch", ylim=(0, None))
     right.plot(range(1, 101), accuracies)
     right.set(xlabel="batch of 32", ylabel="test accuracy", ylim=(0, 1))
-    figure.savefig(path, dpi=80)
+    figure.savefig(ROOT / "bench" / "curves.png", dpi=80)
 
 
 def main() -> None:
@@ -91,7 +90,7 @@ def main() -> None:
         reaches, median = f"{mean:.2%} ± {100 * deviation:.2f}", f"{statistics.median(seconds):.1f}"
         print(line(system, f"`{flags}`", says, reaches, median, differs), flush=True)
         missed += [system] if mean < claim else []
-    draw_curves(ROOT / "bench" / "curves.png")
+    draw_curves()
     print(f"Means and standard deviations, median seconds, of seeds {SEEDS}. Curves of the second: bench/curves.png")
     if missed:
         sys.exit(f"below what they should reach: {', '.join(missed)}")

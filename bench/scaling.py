@@ -1,9 +1,7 @@
 """How time and memory grow with width, depth, batch and samples, and a dataset that does not fit in memory.
 
-`python -m bench.scaling` prints a table; `--large` trains on an IDX file of 10 GB, sparse, instead, with 500 MB to
-allocate. Each row is a process of its own, which maps an IDX file of as many samples as it takes, MNIST's again and
-again, and trains on it with plain gradient descent; then come the matrix products alone. Memory is what was allocated:
-pages of the mapped file are the system's cache, which it takes back when it likes.
+`python -m bench.scaling` prints a table; `--large` trains on a sparse file of 10 GB instead, with 500 MB to allocate.
+Memory is what was allocated: pages of a mapped file are the system's cache, which it takes back when it likes.
 """
 
 import argparse
@@ -13,11 +11,11 @@ import resource
 import statistics
 import struct
 import tempfile
+import timeit
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from timeit import timeit
-from typing import NamedTuple, cast
+from typing import cast
 
 import numpy as np
 
@@ -40,32 +38,17 @@ TURNS = 3  # epochs that count, after one that warms up; the median is told
 LARGE, STEPS, LIMIT = 12_800_000, 300, 500_000_000  # samples, 10 GB; steps on them; bytes that may be allocated
 
 
-class Cost(NamedTuple):
-    """What an epoch takes."""
-
-    seconds: float
-    bound: float  # seconds of the matrix products alone
-    memory: float  # MB allocated
-
-
 def write_idx(path: Path, X: Images, samples: int) -> None:
-    """An IDX file of so many images, those of X (N, 784) again and again; of no X, a sparse file of background."""
+    """An IDX file of so many images, those of X (N, 784) again and again."""
     with open(path, "wb") as file:
         file.write(struct.pack(">4I", 2051, samples, 28, 28))
-        for i in range(0, samples, len(X)) if len(X) else ():
+        for i in range(0, samples, len(X)):
             file.write(X[: samples - i].tobytes())
-        file.truncate(16 + samples * PIXELS)
 
 
 def map_idx(path: Path) -> Images:
     """The images (N, 784) of an IDX file, read from the disk as they are used."""
     return np.memmap(path, np.uint8, "r", offset=16).reshape(-1, PIXELS)
-
-
-def allocated() -> float:
-    """MB that this process has allocated and touched; Linux."""
-    found = re.findall(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(found[0]) / 1024
 
 
 def train_epoch(work: Work, X: Images, Y: nn.Labels, state: nn.State, epoch: int) -> Iterator[nn.State]:
@@ -76,19 +59,20 @@ def train_epoch(work: Work, X: Images, Y: nn.Labels, state: nn.State, epoch: int
     return nn.gradient_descent(state, targeted, nn.OPTIMIZERS["sgd"], lambda step: work.rate, gradients)
 
 
-def measure(work: Work, path: Path, Y: nn.Labels) -> Cost:
-    """The cost of the epochs of a row, in this process."""
+def measure(work: Work, path: Path, Y: nn.Labels) -> tuple[float, float, float]:
+    """Median seconds of an epoch of a row and of its matrix products alone, and MB allocated; in this process."""
     X, state = map_idx(path), nn.init_state(initial_params(work), nn.OPTIMIZERS["sgd"])
     Y, memory, epochs = np.resize(Y.astype(np.uint8), len(X)), 0.0, itertools.count(1)
 
     def epoch() -> None:
         nonlocal state, memory
         (state,) = deque(train_epoch(work, X, Y, state, next(epochs)), maxlen=1)
-        memory = max(memory, allocated())
+        (kilobytes,) = re.findall(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())  # Linux
+        memory = max(memory, int(kilobytes) / 1024)
 
-    seconds = [timeit(epoch, number=1) for _ in range(1 + TURNS)][1:]
-    bound = lower_bound(work, X, Y.astype(np.int64))
-    return Cost(statistics.median(seconds), statistics.median(timeit(bound.epoch, number=1) for _ in seconds), memory)
+    seconds = timeit.repeat(epoch, number=1, repeat=1 + TURNS)[1:]
+    bounds = timeit.repeat(lower_bound(work, X, Y.astype(np.int64)).epoch, number=1, repeat=TURNS)
+    return statistics.median(seconds), statistics.median(bounds), memory
 
 
 def train_on_large(samples: int = LARGE, steps: int = STEPS) -> None:
@@ -100,9 +84,9 @@ def train_on_large(samples: int = LARGE, steps: int = STEPS) -> None:
     work = Work(SMALL, "sgd", 128, 0.01)
     state, Y = nn.init_state(initial_params(work), nn.OPTIMIZERS["sgd"]), np.zeros(samples, np.uint8)
     with tempfile.TemporaryDirectory() as folder:
-        write_idx(path := Path(folder) / "images", np.empty((0, PIXELS), np.uint8), samples)
-        states = itertools.islice(train_epoch(work, map_idx(path), Y, state, 1), steps)
-        seconds = timeit(lambda: deque(states, maxlen=0), number=1)
+        X = np.memmap(path := Path(folder) / "images", np.uint8, "w+", shape=(samples, PIXELS))  # sparse, all zeros
+        states = itertools.islice(train_epoch(work, X, Y, state, 1), steps)
+        seconds = timeit.timeit(lambda: deque(states, maxlen=0), number=1)
         size = f"{path.stat().st_size / 1e9:.1f} GB of images under a limit of {LIMIT / 1e6:.0f} MB"
         print(f"{size}: {steps} steps of {work.batch} in {seconds:.1f} s")
         try:
@@ -122,8 +106,8 @@ def main() -> None:
     for title, work in ROWS.items():
         with tempfile.TemporaryDirectory() as folder, own_process() as process:
             write_idx(path := Path(folder) / "images", X, work.samples)
-            cost = process.submit(measure, work, path, Y).result()
-        print(line(title, cost.seconds, cost.bound, cost.seconds / cost.bound, cost.memory), flush=True)
+            seconds, bound, memory = process.submit(measure, work, path, Y).result()
+        print(line(title, seconds, bound, seconds / bound, memory), flush=True)
 
 
 if __name__ == "__main__":

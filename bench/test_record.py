@@ -27,9 +27,10 @@ def test_every_recipe_has_logs_of_all_its_epochs(dataset: str, recipe: str) -> N
     assert [0, 1, 2] == [*runs][:3] and {len(record.read_run(run).losses) for run in runs.values()} == {config.epochs}
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty project, with a train.py that stops in its first run and ends in the next."""
+def test_a_run_that_was_stopped_goes_on_and_only_then_replaces_its_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a train.py that stops in its first run and ends in the next."""
     (tmp_path / "train.py").write_text(
         "import pathlib, sys\n"
         "checkpoint = pathlib.Path(sys.argv[sys.argv.index('--weights') + 1].replace('.pkl', '.checkpoint.pkl'))\n"
@@ -42,13 +43,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for module in record, common:
         monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(record, "LOGS", tmp_path / "bench" / "logs")
-    return tmp_path
-
-
-def test_a_run_that_was_stopped_goes_on_and_only_then_replaces_its_lines(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    log, checkpoint = record.LOGS / "mnist-default.log", folder / "weights" / "mnist-default-7.checkpoint.pkl"
+    log, checkpoint = record.LOGS / "mnist-default.log", tmp_path / "weights" / "mnist-default-7.checkpoint.pkl"
     others = {seed: record.summarize("machine", f"train.py --seed {seed}", ENDED) for seed in (2, 7, 10)}
     write_whole(log, before := "\n".join(others.values()).encode())
     with pytest.raises(SystemExit, match="130"):
@@ -61,7 +56,7 @@ def test_a_run_that_was_stopped_goes_on_and_only_then_replaces_its_lines(
     assert "\n    1  0.5000      6.1\n    2  0.2500     12.3\n" in runs[7]
     assert record.read_run(runs[7]) == ([0.5, 0.25], 0.01, 12.3)
     assert "| mnist | `default` | 3 | 12 | 1.00 ± 0.00 |" in capsys.readouterr().out
-    assert (folder / "bench" / "record.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "bench" / "record.png").read_bytes().startswith(b"\x89PNG")
     after = log.read_bytes()
     checkpoint.unlink()
     with pytest.raises(SystemExit, match="130"):  # a new run, as none is unfinished
@@ -74,19 +69,16 @@ def test_a_run_without_a_result_is_kept_in_no_log() -> None:
         record.summarize("machine", "train.py --seed 0", EPOCHS[0])
 
 
-def test_curves_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_below_its_claim_is_named_and_curves_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     rng = np.random.default_rng(0)
     dataset = rng.integers(0, 256, (3200, 784), np.uint8), rng.integers(0, 10, 3200)
     monkeypatch.setattr(reproduce, "load", lambda name, split: dataset)
-    reproduce.draw_curves(tmp_path / "curves.png")
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_network_below_its_claim_is_named(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
     monkeypatch.setattr(reproduce, "train", lambda flags, seed: (0.07 - seed / 1000, 1.0))
-    monkeypatch.setattr(reproduce, "draw_curves", lambda path: None)
+    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
+    (tmp_path / "bench").mkdir()
     with pytest.raises(SystemExit, match="below what they should reach: Mgasa Lucas, Part 3$"):
         reproduce.main()
     assert capsys.readouterr().out.count("93.10% ± 0.10") == len(reproduce.NETWORKS)
+    assert (tmp_path / "bench" / "curves.png").read_bytes().startswith(b"\x89PNG")

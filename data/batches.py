@@ -29,7 +29,7 @@ def make_batches(
     Order and noise are drawn for the whole batch, so that all ranks together see what one alone would; each augments
     its own rows, in a thread of its own, while the batch before is trained on.
     """
-    np.empty(30_000_000, np.uint8)  # once freed, it has glibc keep what steps free, up to 30 MB: a fifteenth less time
+    np.empty(30_000_000, np.uint8)  # freed, it makes glibc keep what steps free, up to 30 MB: a fifteenth less time
     order, augmented = rng.permutation(len(X)), strengths != Strengths()
 
     def make_batch(i: int) -> Batch:

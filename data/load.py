@@ -75,7 +75,7 @@ def load_named(dataset: str, split: str, classes: Sequence[str]) -> tuple[Datase
 
 
 def load_sets(dataset: str, validation: bool = False, samples: int = 0, classes: Sequence[str] = ()) -> Sets:
-    """The training set, or its first samples, and the test set; with validation, its first five sixths and its last.
+    """The training set, or its first samples, and the test set; with validation, its first five sixths and last sixth.
 
     validation: whether to measure on the last sixth of the training set, as is done where there are no test labels.
     One's own samples, where some are set apart, are shuffled first, each time alike, as they may be sorted by class.
