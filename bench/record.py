@@ -107,7 +107,7 @@ def draw(logs: dict[tuple[str, str], list[Run]], path: Path) -> None:
     figure, (ladder, curves) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for system, error in PUBLISHED.items():
         ladder.axhline(error, color="0.7", linewidth=1)
-        ladder.annotate(system, (1, error), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7)
+        ladder.annotate(system, (1, error), xycoords=("axes fraction", "data"), ha="right", va="top", fontsize=7)
     for (dataset, recipe), runs in logs.items():
         if dataset == "mnist":
             ladder.semilogx([run.seconds for run in runs], [100 * run.error for run in runs], "o", label=recipe)
