@@ -51,7 +51,7 @@ class Config:
     loss: str = flag("cross_entropy", "on softmax, or the squared error on sigmoid outputs", choices=nn.LOSSES)
     label_smoothing: float = flag(0.05, "share of each target that is spread evenly over all classes", high=1)
     optimizer: str = flag("adam", "update rule", choices=nn.OPTIMIZERS)
-    learning_rate: float = flag(0.006, "times the factor of the schedule, 0 to 1", low=1e-30)
+    learning_rate: float = flag(0.006, "step size, which the schedule multiplies by 0 to 1", low=1e-30)
     schedule: str = flag("linear", "how the learning rate goes from step to step", choices=SCHEDULES)
     weight_decay: float = flag(0.0, "decoupled, as in AdamW", high=1)
     batch_size: int = flag(256, "samples per step; 0 is all of them")
